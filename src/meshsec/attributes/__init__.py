@@ -1,0 +1,25 @@
+"""FACTS: the attributes a policy can speak of, frozen, and the one path normalizer.
+
+Belongs here: what a connection and a request *are*. Must not know: what a policy makes of them.
+"""
+
+from ._attributes import Attributes, freeze_claims
+from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
+from ._path import Target, read_target
+from ._refusal import Refusal
+from ._request import RequestFacts, read_request
+
+__all__ = [
+    "Attributes",
+    "AuthContext",
+    "Connection",
+    "HttpRequest",
+    "PeerIdentity",
+    "Refusal",
+    "RequestFacts",
+    "RequestPrincipal",
+    "Target",
+    "freeze_claims",
+    "read_request",
+    "read_target",
+]

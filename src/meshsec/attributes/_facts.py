@@ -1,0 +1,115 @@
+"""The facts about a connection and a request, as the adapters hand them in and as the application gets them back.
+
+Frozen values, nothing else: no fact here is judged, and nothing here knows a policy or a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from ..decision import Decision, Reason
+from ..spiffe import SpiffeId
+
+__all__ = ["AuthContext", "Connection", "HttpRequest", "PeerIdentity", "RequestPrincipal"]
+
+_NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """Who is at the other end of a mutual TLS connection: Istio's ``source.principal``.
+
+    Holding one says that its certificate was verified; build it yourself only in tests and explanations.
+
+    Attributes:
+        id: the SPIFFE ID of the verified X.509-SVID.
+        certificate_sha256: SHA-256 of the leaf's DER (32 bytes), for certificate-bound tokens (RFC 8705).
+        not_after: the end of the leaf's validity, POSIX seconds; None where there was no certificate.
+    """
+
+    id: SpiffeId
+    certificate_sha256: bytes | None = None
+    not_after: float | None = None
+
+    @classmethod
+    def of(cls, spiffe_id: str) -> Self:
+        """An identity without a certificate, from text: for tests and explanations. Raises SpiffeIdError."""
+        return cls(SpiffeId.parse(spiffe_id))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """What the transport knows. None always means *not known*, never *anyone*.
+
+    Attributes:
+        source_ip: address of the directly connected peer, as text; never taken from a header.
+        destination_ip: our own address on this connection.
+        destination_port: the port this workload listens on.
+        peer: the verified peer, or None on plaintext.
+        sni: the TLS server name; None on plaintext or where none was sent.
+        tls: whether the connection is TLS; None where that is not known.
+        rejected: why the evidence that this connection began with no longer holds; its requests are refused.
+    """
+
+    source_ip: str | None = None
+    destination_ip: str | None = None
+    destination_port: int | None = None
+    peer: PeerIdentity | None = None
+    sni: str | None = None
+    tls: bool | None = None
+    rejected: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One HTTP request's head. All text is bytes decoded as latin-1.
+
+    Attributes:
+        method: as received; methods are case-sensitive (RFC 9110 section 9.1).
+        target: the **raw** request target: path and query, still percent-encoded.
+        host: the Host header or ``:authority``, port included if the client sent one; None where none came.
+        headers: (name, value) lines in the order they came; names in any case; the Host line may be among them.
+        scheme: ``http``, ``https``, ``ws`` or ``wss``: the connection's, not a header's.
+        joined_headers: True where the server already joined repeated lines with a comma (WSGI).
+        mount: the decoded prefix under which the application is mounted; a path that leaves it is refused.
+    """
+
+    method: str
+    target: str
+    host: str | None = None
+    headers: Sequence[tuple[str, str]] = ()
+    scheme: str = "http"
+    joined_headers: bool = False
+    mount: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPrincipal:
+    """The end user, from a verified JSON Web Token: Istio's ``request.auth.principal``.
+
+    Attributes:
+        issuer: the ``iss`` claim; empty where a rule allows none.
+        subject: the ``sub`` claim; empty where the token has none.
+        claims: every claim, read-only all the way down (mappings and tuples).
+    """
+
+    issuer: str
+    subject: str
+    claims: Mapping[str, Any] = field(default_factory=lambda: _NO_CLAIMS, repr=False)
+
+    @property
+    def name(self) -> str:
+        """``iss/sub``, as Istio writes it."""
+        return f"{self.issuer}/{self.subject}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthContext:
+    """What the application finds in ``scope["meshsec"]`` or ``environ["meshsec"]``."""
+
+    peer: PeerIdentity | None
+    principal: RequestPrincipal | None
+    decision: Decision

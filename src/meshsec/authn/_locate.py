@@ -1,0 +1,108 @@
+"""Where in a request tokens stand, and how one is taken out of a query.
+
+A token counts where a rule says so and nowhere else; what Istio's proxy would dig out of the middle of a value is
+handed on whole, so that it fails as malformed. This file must not know rules, keys or claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote_plus
+
+from ..attributes import RequestFacts
+from ..resources import JWTRule
+
+__all__ = ["Location", "Place", "locations", "without_parameters"]
+
+_SPACE: Final = " \t"
+
+
+class Place(Enum):
+    """The part of a request that holds a token."""
+
+    HEADER = "header"
+    PARAMETER = "parameter"
+    COOKIE = "cookie"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One place where a rule looks for a token.
+
+    Attributes:
+        place: the kind of place.
+        name: of the header (lower case), parameter or cookie.
+        prefix: what a header's value must begin with; empty: the whole value is the token.
+    """
+
+    place: Place
+    name: str
+    prefix: str = ""
+
+    def find(self, facts: RequestFacts) -> list[str]:
+        """Every token here, one for each header line, parameter or cookie of the name; an empty one counts."""
+        return list(_FINDERS[self.place](self, facts))
+
+
+_DEFAULT: Final = (
+    Location(Place.HEADER, "authorization", "Bearer "),
+    Location(Place.PARAMETER, "access_token"),
+)
+
+
+def locations(rule: JWTRule) -> tuple[Location, ...]:
+    """A rule's places; Authorization and ``access_token`` only where it names none at all."""
+    headers = (Location(Place.HEADER, header.name.lower(), header.prefix) for header in rule.from_headers)
+    parameters = (Location(Place.PARAMETER, name) for name in rule.from_params)
+    cookies = (Location(Place.COOKIE, name) for name in rule.from_cookies)
+    return tuple(dict.fromkeys((*headers, *parameters, *cookies))) or _DEFAULT
+
+
+def without_parameters(query: str, names: Collection[str]) -> str:
+    """A query without these parameters, however their names are encoded; every other byte stays."""
+    return "&".join(piece for piece in query.split("&") if _parameter(piece)[0] not in names)
+
+
+def _in_headers(location: Location, facts: RequestFacts) -> Iterator[str]:
+    prefix = location.prefix
+    for value in facts.headers.get(location.name, ()):
+        if value.startswith(prefix):
+            yield value[len(prefix) :].lstrip(_SPACE)
+        elif prefix in value:
+            yield value
+
+
+def _in_query(location: Location, facts: RequestFacts) -> Iterator[str]:
+    for piece in (facts.target.query or "").split("&"):
+        name, value = _parameter(piece)
+        if name == location.name:
+            yield unquote_plus(value)
+
+
+def _in_cookies(location: Location, facts: RequestFacts) -> Iterator[str]:
+    for line in facts.headers.get("cookie", ()):
+        # A server that joins repeated lines does it with a comma, which no cookie of ours holds.
+        pieces = line.replace(",", ";") if facts.joined_headers else line
+        for piece in pieces.split(";"):
+            name, equals, value = piece.partition("=")
+            if equals and name.strip(_SPACE) == location.name:
+                yield _unquoted(value.strip(_SPACE))
+
+
+_FINDERS: Final[dict[Place, Callable[[Location, RequestFacts], Iterator[str]]]] = {
+    Place.HEADER: _in_headers,
+    Place.PARAMETER: _in_query,
+    Place.COOKIE: _in_cookies,
+}
+
+
+def _parameter(piece: str) -> tuple[str, str]:
+    name, _, value = piece.partition("=")
+    return unquote_plus(name), value
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value

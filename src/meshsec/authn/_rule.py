@@ -1,0 +1,103 @@
+"""One JWTRule, compiled: whose tokens, from where, with which keys, on which paths, and what becomes of them.
+
+This file must not know requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from ..jose import KeySet
+from ..matching import PatternSet, parse_path_pattern
+from ..resources import Compatibility, JWTRule, Presence, RequestAuthentication
+from ._keys import NO_KEYS, KeySnapshot, KeySource, KeyState
+from ._locate import Location, locations
+from ._output import OutputHeaders
+from ._token import TokenProfile, inline_keys
+
+__all__ = ["Rule", "Trigger"]
+
+_DEFAULT_TIMEOUT: Final = 5.0  # Istio's; a rule that says no other leaves it to the mesh's setting
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Our include and exclude annotations: where a valid token is required, and where none is read.
+
+    Attributes:
+        include: the paths it is for; None: all of them.
+        exclude: the paths it is not for, whatever ``include`` says.
+    """
+
+    include: PatternSet | None
+    exclude: PatternSet
+
+    @classmethod
+    def of(cls, resource: RequestAuthentication) -> Self | None:
+        """The annotations of a resource; None where it has neither."""
+        include, exclude = resource.include_paths, resource.exclude_paths
+        if not include and not exclude:
+            return None
+        return cls(_patterns(include) if include else None, _patterns(exclude))
+
+    def fires(self, readings: Sequence[str]) -> bool:
+        """Whether for any reading of the path; so an exclusion must hold for all of them."""
+        return any(
+            not self.exclude.matches(path) and (self.include is None or self.include.matches(path))
+            for path in readings
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A JWTRule and what its resource says of paths.
+
+    Attributes:
+        profile: what the claims must be.
+        locations: where its tokens stand.
+        keys: the set that is written into it; None: it is fetched.
+        source: where the set is fetched; None: it is written into it.
+        outputs: the headers it makes.
+        forward: whether the application sees the token.
+        must_be_present: whether one of the locations must hold a token.
+        trigger: where it applies; None: everywhere, and tokens are optional.
+    """
+
+    profile: TokenProfile
+    locations: tuple[Location, ...]
+    keys: KeySet | None
+    source: KeySource | None
+    outputs: OutputHeaders
+    forward: bool
+    must_be_present: bool
+    trigger: Trigger | None
+
+    @classmethod
+    def of(cls, rule: JWTRule, trigger: Trigger | None, compatibility: Compatibility) -> Self:
+        """Compile. Raises KeysUnavailableError where the inline key set has no usable key."""
+        keys = inline_keys(rule)
+        timeout = None if rule.timeout == _DEFAULT_TIMEOUT else rule.timeout
+        return cls(
+            TokenProfile.of(rule, compatibility),
+            locations(rule),
+            keys,
+            None if keys else KeySource(rule.issuer, rule.jwks_uri, timeout),
+            OutputHeaders.of(rule),
+            rule.forward_original_token,
+            rule.presence is Presence.REQUIRED,
+            trigger,
+        )
+
+    def is_for(self, issuer: str | None) -> bool:
+        """Whether a token that claims this issuer is its business."""
+        return not self.profile.issuer or self.profile.issuer == issuer
+
+    def state(self, snapshot: KeySnapshot) -> KeyState:
+        """The keys at hand."""
+        return KeyState(self.keys) if self.source is None else snapshot.get(self.source, NO_KEYS)
+
+
+def _patterns(texts: Iterable[str]) -> PatternSet:
+    return PatternSet.of(map(parse_path_pattern, texts))

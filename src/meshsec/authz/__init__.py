@@ -1,0 +1,11 @@
+"""MAY IT? AuthorizationPolicy: compiled once, evaluated for each request, explained when asked.
+
+Belongs here: conditions (one table row for each attribute), rules, the order of actions. Must not know: tokens and
+how they are verified, selectors, servers. CUSTOM is not enforced here.
+"""
+
+from ._compile import compile_authorization
+from ._evaluate import CompiledAuthorization
+from ._verdict import Verdict
+
+__all__ = ["CompiledAuthorization", "Verdict", "compile_authorization"]

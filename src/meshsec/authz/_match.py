@@ -1,0 +1,168 @@
+"""How the value of an attribute meets the patterns of a policy: one predicate for each way of meeting.
+
+Each function compiles patterns into a predicate on the value that :mod:`._read` gives. Must not know: keys, rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ..matching import Glob, IpAddress, IpBlock, PathSet, PathTemplate, PatternSet, StringPattern
+from ._patterns import RequestPrincipalPattern, ServiceAccount
+from ._read import HeaderValue, Names
+
+__all__ = ["Doubt", "Test"]
+
+Test = Callable[[Any], bool]
+"""A predicate on the value of one attribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """How to decide what could be seen either way, so that doubt refuses.
+
+    Attributes:
+        matches: whether what could match does: in a DENY, and under a negation in an ALLOW.
+        istio: whether only Envoy's reading of paths, hosts and names counts. A fact that is not known, and a header
+            that a server may have joined, stay a doubt.
+    """
+
+    matches: bool
+    istio: bool = False
+
+    @property
+    def every_reading(self) -> bool:
+        """Whether another reading than Envoy's may match, too."""
+        return self.matches and not self.istio
+
+
+def text(patterns: Sequence[StringPattern], _doubt: Doubt) -> Test:
+    """One text, which may be absent."""
+    matches = PatternSet.of(patterns).matches
+
+    def test(value: str | None) -> bool:
+        return value is not None and matches(value)
+
+    return test
+
+
+def any_text(patterns: Sequence[StringPattern], _doubt: Doubt) -> Test:
+    """Any of several texts."""
+    matches = PatternSet.of(patterns).matches
+
+    def test(value: tuple[str, ...]) -> bool:
+        return any(map(matches, value))
+
+    return test
+
+
+def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
+    """Any line. Of a line that may be several: the whole and every piece; where doubt matches, any of these."""
+    matches = PatternSet.of(patterns).matches
+
+    def test(value: HeaderValue) -> bool:
+        lines, pieces = value
+        if doubt.matches:
+            return any(map(matches, lines)) or any(map(matches, pieces))
+        return any(map(matches, lines)) and all(map(matches, pieces))
+
+    return test
+
+
+def host(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
+    """The host as it was sent; where every reading counts, also without port and without the dot at the end."""
+    matches = PatternSet.of(patterns).matches
+
+    def test(value: tuple[str, ...]) -> bool:
+        if not value:
+            return doubt.matches
+        return any(map(matches, value)) if doubt.every_reading else matches(value[0])
+
+    return test
+
+
+def path(patterns: Sequence[StringPattern | PathTemplate], doubt: Doubt) -> Test:
+    """This very spelling; where every reading counts, any that an application decodes to the same."""
+    paths = PathSet.of(patterns)
+    written, decoded, every_reading = paths.written, paths.decoded, doubt.every_reading
+
+    def test(value: tuple[str, str]) -> bool:
+        if every_reading:
+            return written.matches(value[0]) or decoded.matches(value[1])
+        return written.matches(value[0], strict=True)
+
+    return test
+
+
+def port(patterns: Sequence[int], doubt: Doubt) -> Test:
+    """A number, which may not be known."""
+    numbers = frozenset(patterns)
+
+    def test(value: int | None) -> bool:
+        return doubt.matches if value is None else value in numbers
+
+    return test
+
+
+def address(patterns: Sequence[IpBlock], doubt: Doubt) -> Test:
+    """An address, which may not be known."""
+
+    def test(value: IpAddress | None) -> bool:
+        return doubt.matches if value is None else any(block.contains(value) for block in patterns)
+
+    return test
+
+
+def request_principal(patterns: Sequence[RequestPrincipalPattern], _doubt: Doubt) -> Test:
+    """Issuer and subject."""
+
+    def test(value: tuple[str, str] | None) -> bool:
+        return value is not None and any(pattern.matches(*value) for pattern in patterns)
+
+    return test
+
+
+def namespace(patterns: Sequence[Glob], doubt: Doubt) -> Test:
+    """The namespace in the peer's SPIFFE ID.
+
+    Envoy's expression lets a star reach beyond the namespace: ``*a`` also matches ``/ns/x/sa/`` of everyone. Where
+    doubt refuses to match, the pattern must match the namespace itself.
+    """
+    anywhere = tuple(Glob.parse(f"*/ns/{pattern}/*") for pattern in patterns)
+    search = doubt.matches or doubt.istio
+
+    def test(value: Names | None) -> bool:
+        if value is None:
+            return False
+        name, spiffe_id = value
+        if search:
+            return any(pattern.matches(spiffe_id) for pattern in anywhere)
+        return name is not None and any(pattern.matches(name) for pattern in patterns)
+
+    return test
+
+
+def service_account(patterns: Sequence[ServiceAccount], doubt: Doubt) -> Test:
+    """The service account in the peer's SPIFFE ID. One of another form than Istio's is searched as Envoy would."""
+    accounts = frozenset(map(str, patterns))
+    search = doubt.matches or doubt.istio
+
+    def test(value: Names | None) -> bool:
+        if value is None:
+            return False
+        name, path = value
+        if name is None and search:
+            return any(_names_account(path.split("/"), pattern) for pattern in patterns)
+        return name in accounts
+
+    return test
+
+
+def _names_account(segments: Sequence[str], account: ServiceAccount) -> bool:
+    """Whether ``ns/<namespace>`` stands in the path, and ``sa/<name>`` somewhere after it."""
+    pairs = list(pairwise(segments))
+    first = next((at for at, pair in enumerate(pairs) if pair == ("ns", account.namespace)), len(pairs))
+    return ("sa", account.name) in pairs[first + 2 :]

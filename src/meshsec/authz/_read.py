@@ -1,0 +1,164 @@
+"""How each attribute of a request is read, and what people are shown of it.
+
+A value is read once for each request and attribute, however many rules ask for it. None, or an empty tuple for hosts,
+means *not known* for addresses, ports and hosts, and *not there* for everything else. Must not know: patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ..attributes import Attributes
+from ..matching import IpAddress, decode_path, parse_ip
+
+__all__ = ["HeaderValue", "Names"]
+
+Names = tuple[str | None, str]
+"""What a SPIFFE ID of exactly Istio's form names, else None; and the text to search where the form may be another."""
+
+HeaderValue = tuple[tuple[str, ...], tuple[str, ...]]
+"""The values of the lines, and, where a line may be several that a server joined, the pieces it may be made of."""
+
+_SHOWN: Final = 80
+
+
+def peer_namespace(attributes: Attributes) -> Names | None:
+    """The peer's Kubernetes namespace, and its whole SPIFFE ID."""
+    peer = attributes.connection.peer
+    return None if peer is None else (peer.id.namespace, str(peer.id))
+
+
+def peer_service_account(attributes: Attributes) -> Names | None:
+    """The peer's Kubernetes service account, and the path of its SPIFFE ID."""
+    peer = attributes.connection.peer
+    if peer is None:
+        return None
+    namespace = peer.id.namespace
+    return (namespace and f"{namespace}/{peer.id.service_account}", peer.id.path)
+
+
+def peer_principal(attributes: Attributes) -> str | None:
+    """The peer's SPIFFE ID without its scheme, as policies write it."""
+    peer = attributes.connection.peer
+    return None if peer is None else peer.id.trust_domain.name + peer.id.path
+
+
+def peer_trust_domain(attributes: Attributes) -> str | None:
+    """The peer's trust domain."""
+    peer = attributes.connection.peer
+    return None if peer is None else peer.id.trust_domain.name
+
+
+def source_ip(attributes: Attributes) -> IpAddress | None:
+    """The directly connected peer's address. Also ``remote.ip``: no X-Forwarded-For is trusted yet."""
+    return parse_ip(attributes.connection.source_ip or "")
+
+
+def destination_ip(attributes: Attributes) -> IpAddress | None:
+    """Our own address on this connection."""
+    return parse_ip(attributes.connection.destination_ip or "")
+
+
+def destination_port(attributes: Attributes) -> int | None:
+    """The port this workload listens on."""
+    return attributes.connection.destination_port
+
+
+def sni(attributes: Attributes) -> str:
+    """The TLS server name; empty on plaintext."""
+    return attributes.connection.sni or ""
+
+
+def method(attributes: Attributes) -> str:
+    """The method."""
+    return attributes.facts.method
+
+
+def path(attributes: Attributes) -> tuple[str, str]:
+    """The path, and its percent-decoding, by which two spellings are compared."""
+    return attributes.path, decode_path(attributes.path)
+
+
+def hosts(attributes: Attributes) -> tuple[str, ...]:
+    """The host as sent, then what else it may be called: without port, without the dot at its end."""
+    host = attributes.facts.host
+    if host is None:
+        return ()
+    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    bare = name.rstrip(".")
+    return (host, name, bare, bare + host[len(name) :])
+
+
+def request_principal(attributes: Attributes) -> tuple[str, str] | None:
+    """Issuer and subject, if both are claims of a verified token, and text."""
+    principal = attributes.principal
+    if principal is None:
+        return None
+    # Without a claim the field may still say something: the principal was then built by hand.
+    issuer = principal.claims.get("iss", principal.issuer or None)
+    subject = principal.claims.get("sub", principal.subject or None)
+    return (issuer, subject) if isinstance(issuer, str) and isinstance(subject, str) else None
+
+
+def claim(names: tuple[str, ...]) -> Callable[[Attributes], tuple[str, ...]]:
+    """The texts of one claim: its own, or those in its list. A number, a truth value or an object has none."""
+
+    def read(attributes: Attributes) -> tuple[str, ...]:
+        value: Any = attributes.principal and attributes.principal.claims
+        for name in names:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            return (value,)
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
+
+    return read
+
+
+def header(name: str) -> Callable[[Attributes], HeaderValue]:
+    """The lines of one header, whose name is lower-case."""
+
+    def read(attributes: Attributes) -> HeaderValue:
+        lines = attributes.facts.headers.get(name, ())
+        if not attributes.facts.joined_headers:
+            return lines, ()
+        return lines, tuple(piece.strip(" \t") for line in lines if "," in line for piece in line.split(","))
+
+    return read
+
+
+def show_text(value: str | None) -> str | None:
+    """Quoted, escaped, cut."""
+    if not value:
+        return None
+    return ascii(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!a}..."
+
+
+def show_first(value: tuple[str, ...]) -> str | None:
+    """The value itself, not what else it may be read as."""
+    return show_text(value[0]) if value else "(not known)"
+
+
+def show_names(value: Names | None) -> str | None:
+    """The name, or what it was looked for in."""
+    return None if value is None else show_text(value[0] or value[1])
+
+
+def show_number(value: int | IpAddress | None) -> str | None:
+    """A port or an address."""
+    return "(not known)" if value is None else str(value)
+
+
+def show_request_principal(value: tuple[str, str] | None) -> str | None:
+    """Who the token is about; not the token."""
+    return None if value is None else show_text("/".join(value))
+
+
+def show_lines(value: HeaderValue) -> str | None:
+    """The lines of a header."""
+    return " and ".join(show_text(line) or "''" for line in value[0]) or None
+
+
+def show_hidden(value: tuple[object, ...]) -> str | None:
+    """A claim, or a header that holds a secret: that it is there, and no more."""
+    return "(hidden)" if value and value[0] else None

@@ -1,0 +1,116 @@
+"""The table of attributes: one row for each key a policy can speak of.
+
+The fields of ``source`` and ``operation`` are the same attributes as the keys of ``when``, so they share its rows.
+Must not know: rules, actions, policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..attributes import Attributes
+from . import _match, _patterns, _read
+from ._match import Doubt, Test
+from ._patterns import Pattern, Scope
+
+__all__ = ["OPERATION_FIELDS", "SOURCE_FIELDS", "Row", "find_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One attribute.
+
+    Attributes:
+        parse: one value of a policy, as patterns.
+        read: the request's value, in the form that ``test`` takes.
+        test: patterns, as a predicate on that value.
+        show: that value, for people; None where there is none.
+        secret: whether even the policy's values are not shown.
+    """
+
+    parse: Callable[[str, Scope], Iterable[Pattern]]
+    read: Callable[[Attributes], Any]
+    test: Callable[[Any, Doubt], Test]
+    show: Callable[[Any], str | None]
+    secret: bool = False
+
+
+SOURCE_FIELDS: Final = {
+    "principals": "source.principal",
+    "request_principals": "request.auth.principal",
+    "namespaces": "source.namespace",
+    "service_accounts": "source.serviceAccount",
+    "trust_domains": "source.trustDomain",
+    "ip_blocks": "source.ip",
+    "remote_ip_blocks": "remote.ip",
+}
+"""Field of a source to attribute; ``not_`` before the field negates."""
+
+OPERATION_FIELDS: Final = {"hosts": "hosts", "ports": "destination.port", "methods": "methods", "paths": "paths"}
+"""Field of an operation to attribute; ``not_`` before the field negates."""
+
+
+# A header whose name holds one of these carries something that opens doors.
+_SECRET: Final = ("auth", "cookie", "credential", "key", "pass", "secret", "session", "token")
+
+
+def _claim(*names: str) -> Row:
+    return Row(_patterns.nonempty_text, _read.claim(names), _match.any_text, _read.show_hidden)
+
+
+def _claim_entry(entry: str) -> Row:
+    """``[a][b]`` walks two objects; where the brackets are not so regular, all that is inside is one name."""
+    names = entry[1:-1].split("][")
+    regular = not any("[" in name or "]" in name for name in names)
+    return _claim(*names) if regular else _claim(entry[1:-1])
+
+
+def _header_entry(entry: str) -> Row:
+    name = entry[1:-1].lower()
+    secret = any(word in name for word in _SECRET)
+    show = _read.show_hidden if secret else _read.show_lines
+    return Row(_patterns.present_text, _read.header(name), _match.header, show, secret)
+
+
+_ROWS: Final[Mapping[str, Row]] = {
+    "source.principal": Row(_patterns.principal, _read.peer_principal, _match.text, _read.show_text),
+    "source.namespace": Row(_patterns.namespace, _read.peer_namespace, _match.namespace, _read.show_names),
+    "source.serviceAccount": Row(
+        _patterns.service_account, _read.peer_service_account, _match.service_account, _read.show_names
+    ),
+    "source.trustDomain": Row(_patterns.trust_domain, _read.peer_trust_domain, _match.text, _read.show_text),
+    "source.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
+    "remote.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
+    "destination.ip": Row(_patterns.ip_block, _read.destination_ip, _match.address, _read.show_number),
+    "destination.port": Row(_patterns.port, _read.destination_port, _match.port, _read.show_number),
+    "connection.sni": Row(_patterns.nonempty_text, _read.sni, _match.text, _read.show_text),
+    "request.auth.principal": Row(
+        _patterns.request_principal, _read.request_principal, _match.request_principal, _read.show_request_principal
+    ),
+    "request.auth.audiences": _claim("aud"),
+    "request.auth.presenter": _claim("azp"),
+    "hosts": Row(_patterns.host, _read.hosts, _match.host, _read.show_first),
+    "methods": Row(_patterns.present_text, _read.method, _match.text, _read.show_text),
+    "paths": Row(_patterns.path, _read.path, _match.path, _read.show_first),
+}
+
+_ENTRIES: Final[Mapping[str, Callable[[str], Row]]] = {
+    "request.auth.claims": _claim_entry,
+    "request.headers": _header_entry,
+}
+
+
+def find_row(key: str) -> Row:
+    """The row of a key; ``map[entry]`` has one of its own.
+
+    Raises:
+        ValueError: there is no such attribute. Istio would drop the whole rule, a DENY too.
+    """
+    name, bracket, _ = key.partition("[")
+    if name in _ENTRIES and bracket and key.endswith("]"):
+        return _ENTRIES[name](key[len(name) :])
+    if key not in _ROWS:
+        raise ValueError(f"unknown attribute {key[:80]!a}")
+    return _ROWS[key]

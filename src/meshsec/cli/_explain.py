@@ -1,0 +1,140 @@
+"""``meshsec explain``: what would be decided about a request, and why, without a server or an issuer.
+
+The end user is described by claims; a token with them is really signed, with a key that stands in for every issuer's,
+so that the policy that is explained is the one that runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from ..attributes import AuthContext, Connection, HttpRequest, PeerIdentity
+from ..errors import ConfigError
+from ..policy import WorkloadPolicy
+from ..resources import RequestAuthentication, Resource, Workload, load_mesh, load_policies
+from ..testing import TestIssuer
+
+__all__ = ["explain"]
+
+_FIELDS = frozenset(
+    {"method", "target", "host", "headers", "scheme", "peer", "source_ip", "destination_ip", "port", "sni", "claims"}
+)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), envvar="MESHSEC_CONFIG")
+@click.option("--workload", envvar="MESHSEC_WORKLOAD", help="Which workload is asked; the only one by default.")
+@click.option("--request", "file", type=click.Path(path_type=Path), help="A YAML or JSON file with the fields below.")
+@click.option("--method", help="GET by default.")
+@click.option("--target", help="The raw request target: path and query. / by default.")
+@click.option("--host", help="The Host header; the workload's name by default.")
+@click.option("--header", "headers", multiple=True, help="'name: value'; may be repeated.")
+@click.option("--scheme", help="https with a peer, else http.")
+@click.option("--peer", help="The caller's SPIFFE ID; none means no client certificate.")
+@click.option("--source-ip", help="The caller's address.")
+@click.option("--destination-ip", help="The workload's address.")
+@click.option("--port", type=int, help="The port the workload listens on.")
+@click.option("--sni", help="The TLS server name.")
+@click.option("--claims", help="The end user's claims, as a JSON object with at least iss.")
+def explain(folder: Path, workload: str | None, file: Path | None, **flags: Any) -> None:
+    """Say what FOLDER decides about one request, and why.
+
+    Exits with 0 if the request is allowed, with 3 if it is refused, with 1 if the folder cannot be loaded.
+    """
+    mesh = load_mesh(folder)
+    chosen = mesh.workload(workload)
+    described = _described(file, flags)
+    issuer = TestIssuer()
+    resources = [_with_stand_in(item, issuer) for item in load_policies(mesh)]
+    policy = WorkloadPolicy.compile(resources, chosen, mesh.config)
+    context = policy.judge(*_facts(described, chosen, issuer), {}, now=time.time())
+    if not isinstance(context, AuthContext):
+        raise ConfigError("the policy asked for keys although every rule was given its own")
+    click.echo(context.decision.explain())
+    if not context.decision.allowed:
+        raise SystemExit(3)
+
+
+def _described(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's fields, overridden by the flags that were given."""
+    described: dict[str, Any] = {}
+    if file is not None:
+        described = _read_file(file)
+    described.update({name: value for name, value in flags.items() if value not in (None, ())})
+    headers = described.get("headers", ())
+    described["headers"] = list(headers.items()) if isinstance(headers, dict) else [_header(item) for item in headers]
+    if isinstance(described.get("claims"), str):
+        described["claims"] = _json(described["claims"])
+    return described
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: a request is a mapping of fields")
+    unknown = set(content) - _FIELDS
+    if unknown:
+        raise ConfigError(f"{file}: unknown fields {', '.join(sorted(map(str, unknown)))}")
+    return content
+
+
+def _header(item: Any) -> tuple[str, str]:
+    name, separator, value = str(item).partition(":")
+    if not separator:
+        raise ConfigError(f"a header is written 'name: value', not {name!r}")
+    return name.strip(), value.strip()
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--claims: not JSON: {error}") from error
+
+
+def _with_stand_in(item: Resource, issuer: TestIssuer) -> Resource:
+    """The same RequestAuthentication, with a key of our own in place of every issuer's."""
+    if not isinstance(item, RequestAuthentication):
+        return item
+    rules = tuple(rule.model_copy(update={"jwks": issuer.jwks, "jwks_uri": None}) for rule in item.spec.jwt_rules)
+    return item.model_copy(update={"spec": item.spec.model_copy(update={"jwt_rules": rules})})
+
+
+def _facts(described: Mapping[str, Any], workload: Workload, issuer: TestIssuer) -> tuple[Connection, HttpRequest]:
+    peer = described.get("peer")
+    connection = Connection(
+        source_ip=described.get("source_ip"),
+        destination_ip=described.get("destination_ip"),
+        destination_port=described.get("port") or next(iter(workload.ports.values()), None),
+        peer=PeerIdentity.of(peer) if peer else None,
+        sni=described.get("sni"),
+        tls=bool(peer),
+    )
+    headers: list[tuple[str, str]] = list(_texts(described["headers"]))
+    claims = described.get("claims")
+    if claims is not None:
+        if not isinstance(claims, dict):
+            raise ConfigError("claims are a JSON object")
+        headers.append(("authorization", f"Bearer {issuer.token(**claims)}"))
+    request = HttpRequest(
+        method=str(described.get("method", "GET")),
+        target=str(described.get("target", "/")),
+        host=str(described.get("host", workload.name)),
+        headers=tuple(headers),
+        scheme=str(described.get("scheme") or ("https" if peer else "http")),
+    )
+    return connection, request
+
+
+def _texts(headers: Iterable[tuple[Any, Any]]) -> Iterable[tuple[str, str]]:
+    return ((str(name), str(value)) for name, value in headers)

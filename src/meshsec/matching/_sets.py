@@ -1,0 +1,102 @@
+"""Several patterns at once, sorted by form. Must not know: which attribute they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
+from urllib.parse import unquote_to_bytes
+
+from ._pattern import Kind, PathTemplate, StringPattern
+
+__all__ = ["PathSet", "PatternSet", "decode_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class PatternSet:
+    """Several patterns, any of which may match, sorted by form so that one value is looked up, not walked.
+
+    Attributes:
+        exact: whole values.
+        prefixes: what a value may begin with.
+        suffixes: what a value may end with.
+        templates: path templates.
+        present: whether any value will do, the empty one included.
+        nonempty: whether any value of at least one character will do.
+    """
+
+    exact: frozenset[str]
+    prefixes: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    templates: tuple[PathTemplate, ...] = ()
+    present: bool = False
+    nonempty: bool = False
+
+    @classmethod
+    def of(cls, patterns: Iterable[StringPattern | PathTemplate]) -> Self:
+        """Sort patterns by form. No pattern at all matches nothing."""
+        texts: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+        templates = []
+        for pattern in patterns:
+            if isinstance(pattern, PathTemplate):
+                templates.append(pattern)
+            else:
+                texts[pattern.kind].append(pattern.text)
+        return cls(
+            exact=frozenset(texts[Kind.EXACT]),
+            prefixes=tuple(texts[Kind.PREFIX]),
+            suffixes=tuple(texts[Kind.SUFFIX]),
+            templates=tuple(templates),
+            present=bool(texts[Kind.PRESENT]),
+            nonempty=bool(texts[Kind.NONEMPTY]),
+        )
+
+    def matches(self, value: str, *, strict: bool = False) -> bool:
+        """Whether any of the patterns matches a value that is there; ``strict`` as in :class:`PathTemplate`."""
+        return (
+            value in self.exact
+            or self.present
+            or (self.nonempty and value != "")
+            or value.startswith(self.prefixes)
+            or value.endswith(self.suffixes)
+            or any(template.matches(value, strict=strict) for template in self.templates)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PathSet:
+    """Patterns for the path of a request, which can be spelt in many ways: ``/a:b`` is ``/a%3Ab`` to an application.
+
+    Attributes:
+        written: the patterns as the policy writes them.
+        decoded: the same, percent-decoded.
+    """
+
+    written: PatternSet
+    decoded: PatternSet
+
+    @classmethod
+    def of(cls, patterns: Iterable[StringPattern | PathTemplate]) -> Self:
+        """Sort patterns by form, and their percent-decoded twins."""
+        patterns = tuple(patterns)
+        return cls(PatternSet.of(patterns), PatternSet.of(map(_decoded, patterns)))
+
+    def matches(self, path: str) -> bool:
+        """Whether any spelling that decodes to the same path matches: for what must not be escaped from."""
+        return self.written.matches(path) or self.decoded.matches(decode_path(path))
+
+    def matches_strictly(self, path: str) -> bool:
+        """Whether Envoy would match this very spelling: for what must not be slipped into."""
+        return self.written.matches(path, strict=True)
+
+
+def decode_path(text: str) -> str:
+    """Percent-decode once. The result is bytes as latin-1 text, so that two results can be compared, never shown."""
+    return unquote_to_bytes(text.encode("utf-8", "surrogatepass")).decode("latin-1")
+
+
+def _decoded(pattern: StringPattern | PathTemplate) -> StringPattern | PathTemplate:
+    if isinstance(pattern, StringPattern):
+        return replace(pattern, text=decode_path(pattern.text))
+    head = tuple(segment if segment is None else decode_path(segment) for segment in pattern.head)
+    return PathTemplate(head, pattern.tail if pattern.tail is None else decode_path(pattern.tail))

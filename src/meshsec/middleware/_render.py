@@ -1,0 +1,56 @@
+"""A refusal as an HTTP response, in Istio's words; the one place where a status meets a body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..decision import Decision, Outcome
+
+__all__ = ["Response", "render"]
+
+_GRPC_PERMISSION_DENIED: Final = 7
+_GRPC_UNAUTHENTICATED: Final = 16
+_GRPC_INVALID_ARGUMENT: Final = 3
+_GRPC_STATUS: Final = {
+    Outcome.BAD_REQUEST: _GRPC_INVALID_ARGUMENT,
+    Outcome.UNAUTHENTICATED: _GRPC_UNAUTHENTICATED,
+    Outcome.DENY: _GRPC_PERMISSION_DENIED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What goes on the wire: latin-1 header text and a body in bytes."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def render(decision: Decision, *, method: str, content_type: str) -> Response:
+    """The response to a refused request.
+
+    Args:
+        decision: a decision that does not allow.
+        method: HEAD gets the headers of the body and no body (RFC 9110 section 9.3.2).
+        content_type: the request's; gRPC is answered with status 200 and trailers-only headers.
+    """
+    if decision.allowed:
+        raise ValueError("an allowed request is answered by the application")
+    extra = decision.edits.response_headers
+    if content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;")):
+        return Response(
+            200,
+            (
+                ("content-type", "application/grpc"),
+                ("grpc-status", str(_GRPC_STATUS[decision.outcome])),
+                ("grpc-message", decision.message),
+                ("content-length", "0"),
+                *extra,
+            ),
+            b"",
+        )
+    body = decision.message.encode("utf-8")
+    headers = (("content-type", "text/plain"), ("content-length", str(len(body))), *extra)
+    return Response(decision.status, headers, b"" if method == "HEAD" else body)

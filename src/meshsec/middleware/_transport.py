@@ -1,0 +1,57 @@
+"""What a server's own objects say about one connection, gathered once when it is made.
+
+The files in :mod:`meshsec.servers` build it; the middleware only passes it on. Nothing here comes from a header.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+__all__ = ["TRANSPORT_KEY", "Transport"]
+
+TRANSPORT_KEY = "meshsec.transport"
+"""Where ``scope["state"]`` carries the :class:`Transport`."""
+
+
+class _AsyncioTransport(Protocol):
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """One connection, as its server's transport or socket knows it.
+
+    Attributes:
+        tls: the SSLSocket or SSLObject; None on plaintext.
+        source_ip: the directly connected peer; None where there is no address (a unix socket).
+        destination_ip: our own address.
+        destination_port: our own port.
+    """
+
+    tls: object | None = None
+    source_ip: str | None = None
+    destination_ip: str | None = None
+    destination_port: int | None = None
+
+    @classmethod
+    def of_asyncio(cls, transport: _AsyncioTransport) -> Self:
+        """From an asyncio (or uvloop) transport."""
+        return cls._of(
+            transport.get_extra_info("ssl_object"),
+            transport.get_extra_info("peername"),
+            transport.get_extra_info("sockname"),
+        )
+
+    @classmethod
+    def of_socket(cls, sock: socket.socket) -> Self:
+        """From a connected, blocking socket; an SSLSocket is its own TLS object."""
+        return cls._of(sock if hasattr(sock, "getpeercert") else None, sock.getpeername(), sock.getsockname())
+
+    @classmethod
+    def _of(cls, tls: object | None, peer: Any, own: Any) -> Self:
+        # Only IPv4 and IPv6 addresses are tuples; a unix socket's is text.
+        source = peer[0] if isinstance(peer, tuple) else None
+        address, port = (own[0], own[1]) if isinstance(own, tuple) else (None, None)
+        return cls(tls=tls, source_ip=source, destination_ip=address, destination_port=port)

@@ -1,0 +1,155 @@
+"""The WSGI middleware (PEP 3333).
+
+WSGI loses information that ASGI keeps: repeated headers arrive joined with commas, ``X_A`` and ``X-A`` are one
+variable, and the path is already decoded. Here the raw target is taken where the server gives it, and the request is
+marked so that the core judges joined values both ways. It must not know policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from ..attributes import AuthContext, HttpRequest
+from ..decision import Edits
+from ._enforcer import Enforcer
+from ._log import log_refusal
+from ._render import render
+from ._transport import Transport
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["MeshMiddleware"]
+
+# Where servers keep the connection's socket: gunicorn's sync and gthread workers, its gevent one, werkzeug.
+_SOCKETS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
+_RAW_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
+_UNPREFIXED: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+_PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
+
+
+class MeshMiddleware:
+    """Wraps a WSGI application.
+
+    Args:
+        app: the application.
+        mesh: who judges: a :class:`meshsec.Mesh`.
+
+    The application finds an :class:`meshsec.attributes.AuthContext` in ``environ["meshsec"]``.
+    """
+
+    def __init__(self, app: WSGIApplication, mesh: Enforcer) -> None:
+        self.app = app
+        self.mesh = mesh
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        connection = self.mesh.connection(_transport(environ))
+        request = _read(environ, tls=connection.tls)
+        context = self.mesh.judge(connection, request)
+        if context.decision.allowed:
+            _edit(environ, context)
+            return self.app(environ, start_response)
+        log_refusal(context, connection, request)
+        content_type = environ.get("CONTENT_TYPE", "")
+        response = render(context.decision, method=request.method, content_type=content_type)
+        # The server owns the connection header (PEP 3333, hop-by-hop); a kept-alive connection is judged again.
+        headers = [(name, value) for name, value in response.headers if name != "connection"]
+        start_response(f"{response.status} {_phrase(response.status)}", headers)
+        return [response.body]
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Refused"
+
+
+def _transport(environ: WSGIEnvironment) -> Transport | None:
+    for key in _SOCKETS:
+        sock = environ.get(key)
+        if sock is not None:
+            return Transport.of_socket(sock)
+    return None
+
+
+def _read(environ: WSGIEnvironment, *, tls: bool | None) -> HttpRequest:
+    headers = tuple(_headers(environ))
+    scheme = environ.get("wsgi.url_scheme", "http") if tls is None else ("https" if tls else "http")
+    return HttpRequest(
+        method=environ["REQUEST_METHOD"],
+        target=_target(environ),
+        host=environ.get("HTTP_HOST"),
+        headers=headers,
+        scheme=scheme,
+        joined_headers=True,
+        mount=environ.get("SCRIPT_NAME", ""),
+    )
+
+
+def _headers(environ: WSGIEnvironment) -> Iterable[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-").lower(), value
+        elif key in _UNPREFIXED and value:
+            yield _UNPREFIXED[key], value
+
+
+def _target(environ: WSGIEnvironment) -> str:
+    """The raw target, if it decodes to what the server routed; else the decoded path, encoded again."""
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    for key in _RAW_TARGETS:
+        raw = environ.get(key)
+        if raw and _decoded(_path_of(raw)) == path:
+            return str(raw)
+    text = quote(path.encode("latin-1"), safe=_PATH_SAFE)
+    query = environ.get("QUERY_STRING", "")
+    return f"{text}?{query}" if query else text
+
+
+def _path_of(raw: str) -> str:
+    """The path of an origin-form or absolute-form target (RFC 9112 section 3.2), without query and fragment."""
+    head = raw.partition("?")[0].partition("#")[0]
+    scheme, separator, rest = head.partition("://")
+    if separator and not head.startswith("/") and scheme.isalnum():
+        slash = rest.find("/")
+        return rest[slash:] if slash >= 0 else ""
+    return head
+
+
+def _decoded(path: str) -> str:
+    return unquote_to_bytes(path).decode("latin-1")
+
+
+def _edit(environ: WSGIEnvironment, context: AuthContext) -> None:
+    edits = context.decision.edits
+    environ["meshsec"] = context
+    if edits.target is not None:
+        _edit_target(environ, edits.target)
+    for name in edits.remove_headers:
+        environ.pop(_variable(name), None)
+    _add_headers(environ, edits)
+
+
+def _edit_target(environ: dict[str, Any], target: str) -> None:
+    path, _, query = target.partition("?")
+    mount = environ.get("SCRIPT_NAME", "")
+    environ["PATH_INFO"] = _decoded(path)[len(mount) :]
+    environ["QUERY_STRING"] = query
+    for key in _RAW_TARGETS:
+        if key in environ:
+            environ[key] = target
+
+
+def _add_headers(environ: WSGIEnvironment, edits: Edits) -> None:
+    for name, value in edits.add_headers:
+        key = _variable(name)
+        # Several values of one name are joined, as the server itself would have joined them.
+        environ[key] = f"{environ[key]},{value}" if key in environ and name.lower() not in _UNPREFIXED else value
+
+
+def _variable(name: str) -> str:
+    return "HTTP_" + name.upper().replace("-", "_")

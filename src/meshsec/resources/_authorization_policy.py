@@ -1,0 +1,238 @@
+"""AuthorizationPolicy: who may do what, under which conditions (Istio's API object, typed).
+
+Belongs here: the fields, and every rule of Istio's own validation that needs one object only. Must not know: how a
+rule is matched, or which of several policies decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
+
+from ..matching import parse_path_pattern
+from ._conditions import (
+    check_ip_block,
+    check_key,
+    check_port,
+    check_service_account,
+    check_trust_domain,
+    value_check,
+)
+from ._model import Model, Text, Texts, check_each, checked
+from ._problems import Complaint
+from ._resource import IstioObject, Targets
+
+__all__ = [
+    "Action",
+    "AuthorizationPolicy",
+    "AuthorizationPolicySpec",
+    "Condition",
+    "ExtensionProvider",
+    "From",
+    "Operation",
+    "Rule",
+    "Source",
+    "To",
+]
+
+DRY_RUN: Final = "istio.io/dry-run"
+
+# Go's strconv.ParseBool, by which Istio reads the annotation.
+_TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+class Action(StrEnum):
+    """What a matching rule does."""
+
+    ALLOW = "ALLOW"
+    DENY = "DENY"
+    AUDIT = "AUDIT"
+    CUSTOM = "CUSTOM"
+
+
+_IpBlocks = Annotated[tuple[Annotated[Text, checked(check_ip_block)], ...], Field(min_length=1)]
+_Paths = Annotated[tuple[Annotated[Text, checked(parse_path_pattern)], ...], Field(min_length=1)]
+_Ports = Annotated[tuple[Annotated[Text, checked(check_port)], ...], Field(min_length=1)]
+_ServiceAccounts = Annotated[
+    tuple[Annotated[Text, checked(check_service_account)], ...], Field(min_length=1, max_length=16)
+]
+_TrustDomains = Annotated[tuple[Annotated[Text, checked(check_trust_domain)], ...], Field(min_length=1)]
+
+
+class _Entry(Model):
+    """A set of fields that must not all be absent: an empty one would match everything."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_empty(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data:
+            raise ValueError("nothing stands here, which would match everything: name at least one field")
+        return data
+
+
+class Source(_Entry):
+    """Who calls. Fields are ANDed, the values of a field ORed; ``not_…`` negates.
+
+    Attributes:
+        principals: SPIFFE IDs without ``spiffe://``.
+        request_principals: ``iss/sub`` of a token.
+        namespaces: of the caller's service account.
+        service_accounts: ``name`` in the policy's namespace, or ``namespace/name``.
+        trust_domains: of the caller's SPIFFE ID.
+        ip_blocks: addresses of the directly connected peer.
+        remote_ip_blocks: addresses of the original client, behind trusted proxies.
+    """
+
+    principals: Texts = ()
+    not_principals: Texts = ()
+    request_principals: Texts = ()
+    not_request_principals: Texts = ()
+    namespaces: Texts = ()
+    not_namespaces: Texts = ()
+    service_accounts: _ServiceAccounts = ()
+    not_service_accounts: _ServiceAccounts = ()
+    trust_domains: _TrustDomains = ()
+    not_trust_domains: _TrustDomains = ()
+    ip_blocks: _IpBlocks = ()
+    not_ip_blocks: _IpBlocks = ()
+    remote_ip_blocks: _IpBlocks = ()
+    not_remote_ip_blocks: _IpBlocks = ()
+
+    @field_validator("service_accounts", "not_service_accounts")
+    @classmethod
+    def _alone(cls, accounts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        others = ("principals", "not_principals", "namespaces", "not_namespaces")
+        if any(info.data.get(name) for name in others):
+            raise ValueError("service accounts cannot be combined with principals or namespaces in one source")
+        return accounts
+
+
+class Operation(_Entry):
+    """What is done. Fields are ANDed, the values of a field ORed; ``not_…`` negates.
+
+    Attributes:
+        hosts: as the client sent it, port included.
+        ports: the workload's, as text.
+        methods: case-sensitive.
+        paths: without query; exact, ``p*``, ``*s`` or templates.
+    """
+
+    hosts: Texts = ()
+    not_hosts: Texts = ()
+    ports: _Ports = ()
+    not_ports: _Ports = ()
+    methods: Texts = ()
+    not_methods: Texts = ()
+    paths: _Paths = ()
+    not_paths: _Paths = ()
+
+
+class From(Model):
+    """One caller of a rule."""
+
+    source: Source
+
+
+class To(Model):
+    """One operation of a rule."""
+
+    operation: Operation
+
+
+class Condition(Model):
+    """One ``when``: an attribute and its values.
+
+    Attributes:
+        key: the attribute.
+        values: any of them.
+        not_values: none of them.
+    """
+
+    key: Annotated[Text, checked(check_key)]
+    values: Texts = ()
+    not_values: Texts = ()
+
+    @field_validator("values", "not_values")
+    @classmethod
+    def _fit_the_key(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "key" in info.data:
+            check_each(values, value_check(info.data["key"]))
+        return values
+
+    @model_validator(mode="after")
+    def _some_value(self) -> Condition:
+        if not self.values and not self.not_values:
+            raise ValueError("a condition needs values or notValues")
+        return self
+
+
+class Rule(Model):
+    """Some of ``from_``, some of ``to`` and all of ``when``; what is absent holds for every request."""
+
+    from_: Annotated[tuple[From, ...], Field(min_length=1, max_length=512)] | None = Field(
+        default=None, validation_alias=AliasChoices("from", "from_")
+    )
+    to: Annotated[tuple[To, ...], Field(min_length=1)] | None = None
+    when: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
+
+
+class ExtensionProvider(Model):
+    """The external authorizer of a CUSTOM policy."""
+
+    name: Text
+
+
+class AuthorizationPolicySpec(Targets):
+    """The spec of an AuthorizationPolicy.
+
+    Attributes:
+        action: what a matching rule does.
+        provider: for CUSTOM only.
+        rules: any of which must match. None and an empty tuple mean the same: none ever matches.
+    """
+
+    action: Action = Action.ALLOW
+    provider: ExtensionProvider | None = None
+    rules: Annotated[tuple[Rule, ...], Field(max_length=512)] | None = Field(default=None, validate_default=True)
+
+    @field_validator("action")
+    @classmethod
+    def _supported(cls, action: Action) -> Action:
+        if action is Action.CUSTOM:
+            raise ValueError("action CUSTOM is not supported yet")
+        return action
+
+    @field_validator("provider")
+    @classmethod
+    def _for_custom(cls, provider: ExtensionProvider | None, info: ValidationInfo) -> ExtensionProvider | None:
+        if provider is not None and "action" in info.data:
+            raise ValueError("a provider belongs to action CUSTOM only")
+        return provider
+
+    @field_validator("rules")
+    @classmethod
+    def _deny_what(cls, rules: tuple[Rule, ...] | None, info: ValidationInfo) -> tuple[Rule, ...] | None:
+        if not rules and info.data.get("action") is Action.DENY:
+            raise ValueError("a DENY policy without rules denies nothing: name at least one")
+        return rules
+
+
+class AuthorizationPolicy(IstioObject):
+    """Who may do what on the selected workloads. Any ALLOW policy there refuses everything no ALLOW rule matches."""
+
+    kind: Literal["AuthorizationPolicy"] = "AuthorizationPolicy"
+    spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
+
+    @classmethod
+    def _check_annotations(cls, annotations: Mapping[str, str]) -> list[Complaint]:
+        found = super()._check_annotations(annotations)
+        dry_run = annotations.get(DRY_RUN)
+        if dry_run in _TRUE:
+            found.append((("annotations", DRY_RUN), "dry-run is not supported yet"))
+        elif dry_run is not None and dry_run not in _FALSE:
+            found.append((("annotations", DRY_RUN), "true or false belongs here"))
+        return found

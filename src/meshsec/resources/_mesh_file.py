@@ -1,0 +1,225 @@
+"""mesh.yaml → MeshFile, and the policies it names.
+
+Belongs here: the file's own shape, where it differs from the values in ``_mesh``. Must not know: how a setting is
+enforced, or which workload this process is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from ..errors import ConfigError, Problem
+from ._files import MESH_FILE, read_text
+from ._load import Resource, build, in_order, load_all
+from ._mesh import (
+    AmbiguousPaths,
+    Compatibility,
+    IdentityConfig,
+    KeysConfig,
+    MeshConfig,
+    PathNormalization,
+    Service,
+    TrustDomainName,
+    Workload,
+    host_key,
+)
+from ._model import Flag, Model, Text, checked, complain, is_dns_label
+from ._resource import Labels
+from ._yaml import PlacedMapping, read_yaml
+
+__all__ = ["MeshFile", "load_mesh", "load_policies"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshFile:
+    """What a mesh's central folder says, policies aside.
+
+    Attributes:
+        config: the mesh-wide settings; the files of ``trust_bundles`` are already seen from the current folder.
+        workloads: name to workload.
+        folder: where relative paths of ``policies`` and of a workload's ``identity`` begin.
+        file: mesh.yaml itself, which holds no policy; None where there is none.
+    """
+
+    config: MeshConfig
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    folder: Path
+    file: Path | None = None
+
+    def workload(self, name: str | None = None) -> Workload:
+        """The workload of that name, or the only one.
+
+        Raises:
+            ConfigError: ``unknown_workload``, or ``no_workload`` where none was named and there is not exactly one.
+        """
+        if name is None and len(self.workloads) == 1:
+            return next(iter(self.workloads.values()))
+        known = ", ".join(sorted(self.workloads)) or "none"
+        if name is None:
+            message = f"name the workload, or set MESHSEC_WORKLOAD; mesh.yaml has: {known}"
+            raise ConfigError(message, code="no_workload")
+        if name not in self.workloads:
+            raise ConfigError(f"mesh.yaml has no workload {name[:80]!a}; it has: {known}", code="unknown_workload")
+        return self.workloads[name]
+
+
+def load_mesh(path: str | PathLike[str]) -> MeshFile:
+    """Read a folder's mesh.yaml, or the file itself. A folder without one has every default and no workload.
+
+    Raises:
+        ConfigError: with every problem, each with its place; or there is no such file or folder.
+
+    Does not check that the files it names exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        file = path / MESH_FILE
+        if not file.exists() and not file.is_symlink():
+            return MeshFile(config=MeshConfig(), folder=path)
+    else:
+        file = path
+    problems: list[Problem] = []
+    shape = _read(read_text(file), str(file), problems)
+    if shape is None or problems:
+        raise ConfigError(in_order(problems))
+    return shape.mesh_file(file)
+
+
+def load_policies(mesh_file: MeshFile) -> list[Resource]:
+    """Read every resource that ``policies`` names.
+
+    Raises:
+        ConfigError: with every problem of every file, and every file or folder that is not there.
+    """
+    paths = (mesh_file.folder / entry for entry in mesh_file.config.policies)
+    return load_all(paths, leave_out=mesh_file.file)
+
+
+def _read(text: str, source: str, problems: list[Problem]) -> _MeshShape | None:
+    documents = read_yaml(text, source, problems)
+    if not documents:
+        return None if problems else _MeshShape()
+    data, place = documents[0]
+    for _, second in documents[1:]:
+        problems.append(Problem("mesh.yaml is one document", source, *second))
+    if not isinstance(data, PlacedMapping):
+        problems.append(Problem("mesh.yaml is a mapping of sections", source, *place))
+        return None
+    return build(_MeshShape, data, source, problems)
+
+
+# ------------------------------------------------------------------ the file's shape
+
+
+def _dns_label(text: str) -> None:
+    if not is_dns_label(text):
+        raise ValueError(f"{text[:80]!a} is no Kubernetes name: a-z 0-9 - only, at most 63")
+
+
+def _path(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("a path holds no NUL character")
+
+
+_DnsLabel = Annotated[Text, checked(_dns_label)]
+_FilePath = Annotated[Text, checked(_path)]
+_PortNumber = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+
+class _WorkloadShape(Model):
+    namespace: _DnsLabel = "default"
+    service_account: _DnsLabel = "default"
+    labels: Labels = Field(default_factory=dict)
+    ports: Mapping[Text, _PortNumber] = Field(default_factory=dict)
+    identity: IdentityConfig | None = None
+
+    @field_validator("identity")
+    @classmethod
+    def _one_source(cls, identity: IdentityConfig | None) -> IdentityConfig | None:
+        if identity is not None and bool(identity.files) == bool(identity.development_authority):
+            raise ValueError("an identity comes from exactly one source: files or developmentAuthority")
+        return identity
+
+
+def _istio_default(value: Any) -> Any:
+    return PathNormalization.BASE if value == "DEFAULT" else value
+
+
+class _NormalizationShape(Model):
+    normalization: Annotated[PathNormalization, BeforeValidator(_istio_default)] = PathNormalization.BASE
+
+
+class _MeshConfigShape(Model):
+    trust_domain: TrustDomainName = "cluster.local"
+    trust_domain_aliases: tuple[TrustDomainName, ...] = ()
+    root_namespace: _DnsLabel = "istio-system"
+    path_normalization: _NormalizationShape = Field(default_factory=_NormalizationShape)
+
+
+class _MeshShape(Model):
+    workloads: Mapping[Text, _WorkloadShape] = Field(default_factory=dict)
+    mesh_config: _MeshConfigShape = Field(default_factory=_MeshConfigShape)
+    trust_bundles: Mapping[TrustDomainName, _FilePath] = Field(default_factory=dict)
+    services: Mapping[Annotated[Text, checked(host_key)], Service] = Field(default_factory=dict)
+    policies: Annotated[tuple[_FilePath, ...], Field(min_length=1)] = (".",)
+    ambiguous_paths: AmbiguousPaths | None = None
+    compatibility: Compatibility = "safe"
+    keys: KeysConfig = Field(default_factory=KeysConfig)
+    allow_no_policy: Flag = False
+
+    @field_validator("trust_bundles")
+    @classmethod
+    def _foreign_only(cls, bundles: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        config = info.data.get("mesh_config")
+        own = {config.trust_domain, *config.trust_domain_aliases} if config else set()
+        complain(((name,), "root-cert.pem speaks for the mesh's own trust domain") for name in bundles if name in own)
+        return bundles
+
+    @field_validator("services")
+    @classmethod
+    def _one_spelling(cls, services: Mapping[str, Service]) -> Mapping[str, Service]:
+        first: dict[str, str] = {}
+        complain(
+            ((name,), f"the same host as {first[host_key(name)]}")
+            for name in services
+            if first.setdefault(host_key(name), name) != name
+        )
+        return services
+
+    def mesh_file(self, file: Path) -> MeshFile:
+        """The values everyone else knows."""
+        config, folder = self.mesh_config, file.parent
+        return MeshFile(
+            config=MeshConfig(
+                trust_domain=config.trust_domain,
+                trust_domain_aliases=config.trust_domain_aliases,
+                root_namespace=config.root_namespace,
+                path_normalization=config.path_normalization.normalization,
+                trust_bundles={name: str(folder / bundle) for name, bundle in self.trust_bundles.items()},
+                services=self.services,
+                policies=self.policies,
+                ambiguous_paths=self.ambiguous_paths or ("istio" if self.compatibility == "istio" else "refuse"),
+                compatibility=self.compatibility,
+                keys=self.keys,
+                allow_no_policy=self.allow_no_policy,
+            ),
+            workloads={
+                name: Workload(
+                    name=name,
+                    namespace=shape.namespace,
+                    service_account=shape.service_account,
+                    labels=shape.labels,
+                    ports=shape.ports,
+                    identity=shape.identity,
+                )
+                for name, shape in self.workloads.items()
+            },
+            folder=folder,
+            file=file,
+        )

@@ -1,0 +1,246 @@
+"""The one place that makes outgoing HTTP requests: one GET, bounded in time and size, to addresses that are allowed.
+
+No redirect is followed, no proxy and no cookie is used, TLS is always verified. This file must not know what is
+fetched, except for OpenID Connect's discovery document.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from http.client import HTTPException
+from ipaddress import IPv6Address, ip_address, ip_network
+from threading import Timer
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import Url, parse_url
+
+from ..errors import KeysUnavailableError
+from ..jose import read_json_object
+
+__all__ = ["Fetch", "FetchResult", "discover", "fetch", "good_body"]
+
+MAX_BYTES: Final = 1 << 20
+MAX_URL: Final = 2048
+
+_PORTS: Final = {"http": 80, "https": 443}
+_CHUNK: Final = 1 << 14
+_HEADERS: Final = {"user-agent": "meshsec", "accept": "application/json", "accept-encoding": "identity"}
+
+# Where clouds hand out credentials to whoever asks from inside, besides link-local addresses.
+_METADATA: Final = frozenset(
+    map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
+)
+_NAT64: Final = ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """An answer, whatever its status.
+
+    Attributes:
+        status: the HTTP status.
+        body: at most as many bytes as were allowed.
+        headers: names in lower case; repeated lines joined with commas.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Fetch(Protocol):
+    """Whatever fetches as :func:`fetch` does."""
+
+    def __call__(self, url: str, *, timeout: float) -> FetchResult:
+        """GET a URL, or raise KeysUnavailableError."""
+        ...
+
+
+def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES) -> FetchResult:
+    """GET a URL.
+
+    Args:
+        url: http or https, without user and password, at most 2048 characters.
+        timeout: seconds for everything together, however slowly the bytes drip. Only the look-up of the name has
+            the resolver's own limits.
+        max_bytes: a larger body is an error and is not read on.
+
+    Returns:
+        The answer; a redirect is an answer like any other.
+
+    Raises:
+        KeysUnavailableError: no complete answer in time, or an address that is never fetched from: link-local and
+            metadata addresses. Loopback and private addresses are fine.
+    """
+    target = _read_url(url)
+    deadline = time.monotonic() + timeout
+    connection = _CONNECTIONS[target.scheme](target, deadline)
+    cut_off = Timer(timeout, connection.cut_off)
+    cut_off.daemon = True
+    cut_off.start()
+    try:
+        return connection.get(target.path, max_bytes)
+    except (OSError, HTTPError, HTTPException, ValueError) as error:
+        reason = "timed out" if time.monotonic() >= deadline else f"{type(error).__name__}: {error}"
+        raise KeysUnavailableError(f"fetching {target} failed: {reason[:200]}") from error
+    finally:
+        cut_off.cancel()
+        connection.close()
+
+
+def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch) -> str:
+    """Find an issuer's key set (OpenID Connect Discovery 1.0 section 4).
+
+    Args:
+        issuer: the ``iss`` of its tokens, an http or https URL.
+        timeout: seconds.
+        fetch: fetches one URL.
+
+    Returns:
+        The ``jwks_uri``.
+
+    Raises:
+        KeysUnavailableError: no document, one of another issuer, or one that leads from https to http.
+    """
+    url = f"{issuer.removesuffix('/')}/.well-known/openid-configuration"
+    body = good_body(url, fetch(url, timeout=timeout))
+    try:
+        document = read_json_object(body)
+    except ValueError as error:
+        raise KeysUnavailableError(f"the discovery document of {issuer} is unreadable: {error}") from None
+    if document.get("issuer") != issuer:
+        raise KeysUnavailableError(f"the discovery document found for {issuer} is another issuer's")
+    jwks_uri = document.get("jwks_uri")
+    if not isinstance(jwks_uri, str):
+        raise KeysUnavailableError(f"the discovery document of {issuer} has no jwks_uri")
+    if _read_url(url).scheme == "https" and _read_url(jwks_uri).scheme != "https":
+        raise KeysUnavailableError(f"the discovery document of {issuer} leads from https to http")
+    return jwks_uri
+
+
+def good_body(url: str, result: FetchResult) -> bytes:
+    """The body of a 200. Raises KeysUnavailableError for every other status, redirects among them."""
+    if result.status != 200:
+        raise KeysUnavailableError(f"fetching {_read_url(url)} failed: status {result.status}")
+    return result.body
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        """For messages: a query may hold what is nobody's business."""
+        return f"{self.scheme}://{self.host}:{self.port}{self.path.partition('?')[0]}"
+
+
+def _read_url(url: str) -> _Target:
+    try:
+        parts = parse_url(url) if len(url) <= MAX_URL else Url()
+    except LocationParseError:
+        parts = Url()
+    scheme, host = parts.scheme or "", parts.host or ""
+    if scheme not in _PORTS or not host or parts.auth is not None:
+        raise KeysUnavailableError("only http and https URLs without user and password are fetched")
+    return _Target(scheme, host.strip("[]"), parts.port or _PORTS[scheme], parts.request_uri)
+
+
+class _Bounded(HTTPConnection):
+    """A connection to an allowed address that another thread can cut off, in its TLS handshake too."""
+
+    def __init__(self, target: _Target, deadline: float, **options: Any) -> None:
+        super().__init__(target.host, target.port, **options)
+        self._deadline = deadline
+        self._line: socket.socket | None = None
+
+    def check_time(self) -> float:
+        """The seconds left. Raises TimeoutError when there are none."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def cut_off(self) -> None:
+        """End every wait for the other side; for another thread to call."""
+        if self._line is not None:
+            with suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
+
+    def get(self, path: str, max_bytes: int) -> FetchResult:
+        """One GET. Raises ValueError for a body that is too large."""
+        self.request("GET", path, headers=_HEADERS, preload_content=False, decode_content=False)
+        response = self.getresponse()
+        body = bytearray()
+        for chunk in response.stream(_CHUNK, decode_content=False):
+            body += chunk
+            if len(body) > max_bytes:
+                raise ValueError(f"the body has more than {max_bytes} bytes")
+        # A body without a length ends where the connection does; cut off by us, it is no complete answer.
+        self.check_time()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return FetchResult(response.status, bytes(body), MappingProxyType(headers))
+
+    def close(self) -> None:
+        """Close both handles."""
+        super().close()
+        if self._line is not None:
+            self._line.close()
+
+    def _new_conn(self) -> socket.socket:
+        sock = self._connect()
+        # A second handle on the same connection: TLS will take the first one away from us.
+        self._line = sock.dup()
+        self.check_time()
+        return sock
+
+    def _connect(self) -> socket.socket:
+        """The addresses are judged and then dialled, the very same: a name cannot change its mind in between."""
+        error: OSError = PermissionError("link-local and metadata addresses are never fetched from")
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            if _is_forbidden(str(address[0])):
+                continue
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self.check_time())
+                sock.connect(address)
+            except OSError as failure:
+                sock.close()
+                error = failure
+            else:
+                return sock
+        raise error
+
+
+class _BoundedTls(_Bounded, HTTPSConnection):
+    """The same over TLS, verified with the system's authorities."""
+
+    def __init__(self, target: _Target, deadline: float) -> None:
+        super().__init__(target, deadline, ssl_context=_ssl_context())
+
+
+_CONNECTIONS: Final[Mapping[str, Callable[[_Target, float], _Bounded]]] = {"http": _Bounded, "https": _BoundedTls}
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _is_forbidden(address: str) -> bool:
+    """Also where an IPv4 address hides in an IPv6 one."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address) and (found.ipv4_mapped or found in _NAT64):
+        found = ip_address(int(found) & 0xFFFF_FFFF)
+    return found.is_link_local or found in _METADATA

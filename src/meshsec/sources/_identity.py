@@ -1,0 +1,167 @@
+"""Where a workload's own identity comes from, and the keeper that never lets a worse one replace a better one.
+
+A source only reads; the keeper judges what was read and publishes it. Neither knows servers or policies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..ca import CertificateAuthority
+from ..errors import MeshsecError, SvidError
+from ..spiffe import SpiffeId, X509Bundle, X509BundleSet, X509Svid, verify_x509_svid
+from ..tls import StaticMaterial
+
+__all__ = ["AuthorityIdentity", "FileIdentity", "Identity", "IdentityKeeper", "IdentitySource", "StaticIdentity"]
+
+_log: Final = logging.getLogger("meshsec.identity")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a source read: our own SVID and the authorities of our own trust domain."""
+
+    svid: X509Svid
+    bundle: X509Bundle
+
+
+class IdentitySource(Protocol):
+    """Reads an identity. ``origin`` names the place in logs and in ``mesh.status()``."""
+
+    @property
+    def origin(self) -> str: ...
+
+    def read(self, now: float) -> Identity:
+        """Read what is there now. Raises MeshsecError or OSError; has no effect on what was read before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StaticIdentity:
+    """An identity held in memory, for tests and single programs."""
+
+    identity: Identity
+
+    @property
+    def origin(self) -> str:
+        return "memory"
+
+    def read(self, now: float) -> Identity:  # noqa: ARG002 - it never changes
+        return self.identity
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """A folder in Istio's layout: cert-chain.pem, key.pem, root-cert.pem.
+
+    The folder may be swapped atomically (Kubernetes' ``..data`` link) or file by file: the three are read together
+    and taken only if they fit together, so a half-written set is never used.
+    """
+
+    folder: Path
+    trust_domain: str
+
+    @property
+    def origin(self) -> str:
+        return str(self.folder)
+
+    def read(self, now: float) -> Identity:  # noqa: ARG002 - the keeper judges dates
+        # Resolved once, so that the three files are of one generation even if the link moves meanwhile.
+        data = self.folder / "..data"
+        folder = data.resolve(strict=True) if data.is_symlink() else self.folder
+        svid = X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+        roots = folder / "root-cert.pem"
+        return Identity(svid, X509Bundle.from_pem(self.trust_domain, roots.read_bytes(), source=str(roots)))
+
+
+class AuthorityIdentity:
+    """An identity that this process issues to itself and renews at half its life: for tests and laptops."""
+
+    def __init__(self, authority: CertificateAuthority, spiffe_id: SpiffeId) -> None:
+        self._authority = authority
+        self._id = spiffe_id
+        self._svid: X509Svid | None = None
+
+    @property
+    def origin(self) -> str:
+        return "development authority"
+
+    def read(self, now: float) -> Identity:
+        svid = self._svid
+        if svid is None or now >= (svid.not_before + svid.not_after) / 2:
+            svid = self._svid = self._authority.issue_x509_svid(self._id, dns_names=("localhost",), now=now)
+        return Identity(svid, self._authority.bundle)
+
+
+class IdentityKeeper:
+    """Publishes what a source reads, if it is at least as good as what is published already.
+
+    Args:
+        source: where the identity is read.
+        expected: the SPIFFE ID that this workload must hold.
+        aliases: further names of our own trust domain, for which the same authorities speak.
+        foreign: the bundles of other trust domains.
+    """
+
+    def __init__(
+        self,
+        source: IdentitySource,
+        *,
+        expected: SpiffeId,
+        aliases: Iterable[str] = (),
+        foreign: Iterable[X509Bundle] = (),
+    ) -> None:
+        self.material = StaticMaterial()
+        self._source = source
+        self._expected = expected
+        self._aliases = tuple(aliases)
+        self._foreign = tuple(foreign)
+        self._published: Identity | None = None
+        self._failure: str | None = None
+
+    def load(self, now: float) -> None:
+        """Read, judge and publish. Raises MeshsecError or OSError and then changes nothing."""
+        identity = self._source.read(now)
+        if identity == self._published:
+            return
+        bundles = self._bundles(identity.bundle)
+        if identity.svid.id != self._expected:
+            found = f"{self._source.origin} holds the certificate of {identity.svid.id}"
+            raise SvidError(f"{found}, this workload is {self._expected}", code="wrong_identity")
+        # Our own chain is held to what our peers will hold it to; this also finds a half-replaced set of files.
+        verify_x509_svid(identity.svid.chain, bundles, now=now, role="client")
+        self.material.replace(svid=identity.svid, bundles=bundles)
+        self._published = identity
+        _log.info("%s: serial %x from %s", identity.svid.id, identity.svid.serial, self._source.origin)
+
+    def refresh(self, now: float) -> None:
+        """As :meth:`load`, but a failure keeps the last good identity and is logged once."""
+        try:
+            self.load(now)
+        except (MeshsecError, OSError) as error:
+            failure = f"{self._source.origin}: {error}"
+            if failure != self._failure:
+                kept = "the last good identity keeps serving" if self._published else "there is no identity yet"
+                _log.warning("%s (%s)", failure, kept)
+            self._failure = failure
+        else:
+            self._failure = None
+
+    def status(self) -> dict[str, Any]:
+        """What is published and what last failed; no key material."""
+        svid = self._published.svid if self._published else None
+        return {
+            "origin": self._source.origin,
+            "id": str(self._expected),
+            "serial": f"{svid.serial:x}" if svid else None,
+            "not_after": svid.not_after if svid else None,
+            "failure": self._failure,
+        }
+
+    def _bundles(self, own: X509Bundle) -> X509BundleSet:
+        aliases = [X509Bundle(type(own.trust_domain)(name), own.x509_authorities) for name in self._aliases]
+        return X509BundleSet([own, *aliases, *self._foreign])

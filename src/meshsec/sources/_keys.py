@@ -1,0 +1,259 @@
+"""The key sets of every issuer, kept fresh in the background and published as one immutable snapshot.
+
+Requests read the snapshot and do not wait, but for the few that may wait for one fetch. Whatever happens, a source is
+fetched by one thread at a time, an attempt (not a success) starts its cooldown, and only a good set replaces a good
+set. This file must not know tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Final
+
+from ..authn import KeySnapshot, KeySource, NeedKeys
+from ..errors import KeysUnavailableError
+from ..jose import KeySet
+from ..resources import KeysConfig
+from ._fetch import Fetch, discover, fetch, good_body
+from ._shelf import Flight, Shelf
+
+__all__ = ["KeyStore"]
+
+_log: Final = logging.getLogger("meshsec.keys")
+
+_TICK: Final = 1.0
+_COLD_WAITERS: Final = 16
+_UNKNOWN_KEY_WAITERS: Final = 4
+
+
+class KeyStore:
+    """Key sets by source.
+
+    Args:
+        sources: what to keep.
+        config: how often, how long, how patiently.
+        clock: seconds that only grow; the wall clock has no say here.
+        fetch: fetches one URL.
+
+    :meth:`start` begins to refresh in the background; without it sets are fetched when requests ask. It may be shared
+    by threads and event loops, and survives a fork: the child starts its own threads.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[KeySource],
+        config: KeysConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        fetch: Fetch = fetch,
+    ) -> None:
+        self._config = config or KeysConfig()
+        self._clock = clock
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._stop: threading.Event | None = None
+        self._shelves = {source: Shelf(source, self._config) for source in sources}
+        self._published: tuple[KeySnapshot, float] = (MappingProxyType({}), -math.inf)
+        _stores.add(self)
+
+    # ---------------------------------------------------------------- for requests
+
+    def snapshot(self) -> KeySnapshot:
+        """What is at hand now. One look at the clock; the lock is taken only when time alone changed something."""
+        snapshot, until = self._published
+        if self._clock() < until:
+            return snapshot
+        with self._lock:
+            return self._publish()
+
+    def wait(self, question: NeedKeys, timeout: float | None = None) -> None:
+        """Wait in this thread until what was asked for is fetched, well or badly.
+
+        Args:
+            question: what the policy lacks. A fetch begins if none is in flight and the cooldown is over.
+            timeout: seconds; by default what one fetch may take.
+
+        Returns at once where nothing is in flight, or where enough others wait already.
+        """
+        with self._joined(question) as flights:
+            futures.wait([flight.landed for flight in flights], self._patience(question, timeout))
+
+    async def wait_async(self, question: NeedKeys, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """As :meth:`wait`, without blocking the event loop."""
+        with self._joined(question) as flights:
+            waiting = [asyncio.wrap_future(flight.landed) for flight in flights]
+            try:
+                if waiting:
+                    await asyncio.wait(waiting, timeout=self._patience(question, timeout))
+            finally:
+                for one in waiting:
+                    one.cancel()
+
+    def _patience(self, question: NeedKeys, timeout: float | None) -> float:
+        if timeout is not None:
+            return timeout
+        shelves = filter(None, map(self._shelves.get, question.sources))
+        return max((shelf.budget for shelf in shelves), default=0.0)
+
+    @contextmanager
+    def _joined(self, question: NeedKeys) -> Iterator[list[Flight]]:
+        """The flights that the caller may wait for; its seats are freed when it leaves."""
+        with self._lock:
+            now = self._clock()
+            flights = [flight for source in question.sources if (flight := self._board(source, now))]
+        try:
+            yield flights
+        finally:
+            with self._lock:
+                for flight in flights:
+                    flight.waiters -= 1
+
+    def _board(self, source: KeySource, now: float) -> Flight | None:
+        shelf = self._shelves.get(source)
+        if shelf is None:
+            return None
+        if shelf.may_be_asked(now):
+            self._launch(shelf, now)
+        seats = _COLD_WAITERS if shelf.state(now).keys is None else _UNKNOWN_KEY_WAITERS
+        if shelf.flight is None or shelf.flight.waiters >= seats:
+            return None
+        shelf.flight.waiters += 1
+        return shelf.flight
+
+    # ---------------------------------------------------------------- in the background
+
+    def start(self) -> None:
+        """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already."""
+        with self._lock:
+            if self._stop is not None or not self._shelves:
+                return
+            self._stop = threading.Event()
+            threading.Thread(target=self._live, args=(self._stop,), name="meshsec-keys", daemon=True).start()
+        self.refresh_due()
+
+    def close(self) -> None:
+        """Stop refreshing, and let nobody wait any longer. What was fetched stays."""
+        with self._lock:
+            if self._stop is not None:
+                self._stop.set()
+                self._stop = None
+            for shelf in self._shelves.values():
+                flight, shelf.flight = shelf.flight, None
+                if flight is not None:
+                    flight.landed.set_result(None)
+            self._publish()
+
+    def refresh_due(self) -> None:
+        """Begin to fetch every set whose time has come. Does not wait for any."""
+        with self._lock:
+            now = self._clock()
+            for shelf in self._shelves.values():
+                if shelf.is_due(now):
+                    self._launch(shelf, now)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Each source: how many keys, how old (seconds), what last failed. Plain data without key material."""
+        with self._lock:
+            now = self._clock()
+            return [
+                {
+                    "issuer": source.issuer,
+                    "jwks_uri": source.jwks_uri,
+                    "keys": len(shelf.state(now).keys or ()),
+                    "age": None if shelf.keys is None else now - shelf.loaded_at,
+                    "fetching": shelf.flight is not None,
+                    "failures": shelf.failures,
+                    "last_error": shelf.last_error,
+                }
+                for source, shelf in self._shelves.items()
+            ]
+
+    def _live(self, stop: threading.Event) -> None:
+        while not stop.wait(_TICK):
+            self.refresh_due()
+
+    def _publish(self) -> KeySnapshot:
+        """With the lock held."""
+        now = self._clock()
+        snapshot = MappingProxyType({source: shelf.state(now) for source, shelf in self._shelves.items()})
+        until = min((shelf.next_change(now) for shelf in self._shelves.values()), default=math.inf)
+        self._published = (snapshot, until)
+        return snapshot
+
+    def _launch(self, shelf: Shelf, now: float) -> None:
+        """With the lock held. A thread for each fetch: none can hold up another, and none has to survive a fork."""
+        flight = shelf.take_off(now)
+        self._publish()
+        try:
+            threading.Thread(target=self._fly, args=(shelf, flight), name="meshsec-fetch", daemon=True).start()
+        except RuntimeError as error:
+            self._land(shelf, str(error))
+            flight.landed.set_result(None)
+
+    def _fly(self, shelf: Shelf, flight: Flight) -> None:
+        found: KeySet | str
+        try:
+            found = self._load(shelf)
+        except KeysUnavailableError as error:
+            found = str(error)
+        except Exception:  # noqa: BLE001
+            # Whatever it was, it is a failed fetch and not the end of this source.
+            _log.exception("fetching the keys of %s broke", shelf.source.issuer)
+            found = "unexpected error"
+        with self._lock:
+            if shelf.flight is not flight:
+                return  # closed meanwhile
+            self._land(shelf, found)
+        flight.landed.set_result(None)
+
+    def _land(self, shelf: Shelf, found: KeySet | str) -> None:
+        """With the lock held."""
+        now = self._clock()
+        if isinstance(found, KeySet):
+            if shelf.failures:
+                _log.info("the keys of %s are back", shelf.source.issuer)
+            shelf.succeeded(found, now)
+        else:
+            if not shelf.failures:
+                _log.warning("the keys of %s cannot be had: %s", shelf.source.issuer, found)
+            shelf.failed(found, now)
+        self._publish()
+
+    def _load(self, shelf: Shelf) -> KeySet:
+        """Discovery and the set itself share one budget."""
+        source, deadline = shelf.source, self._clock() + shelf.budget
+        url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=self._fetch)
+        left = deadline - self._clock()
+        if left <= 0:
+            raise KeysUnavailableError(f"finding the key set of {source.issuer} took too long")
+        return KeySet.parse(good_body(url, self._fetch(url, timeout=left)))
+
+    def _after_fork(self) -> None:
+        """In the child, where no thread of ours lives and a lock may be held for ever."""
+        self._lock = threading.Lock()
+        self._stop = None
+        now = self._clock()
+        for shelf in self._shelves.values():
+            shelf.forked(now)
+        self._publish()
+
+
+_stores: Final[weakref.WeakSet[KeyStore]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

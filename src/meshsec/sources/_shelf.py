@@ -1,0 +1,127 @@
+"""What is known of one issuer's key set, and what time makes of it. Pure state: the clock is handed in.
+
+This file must not know locks, threads or sockets.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import Final
+
+from ..authn import KeySource, KeyState
+from ..jose import KeySet
+from ..resources import KeysConfig
+
+__all__ = ["Flight", "Shelf"]
+
+_SHORTEST_RETRY: Final = 1.0
+_NEVER: Final = -math.inf
+
+_random: Final = SystemRandom()
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One fetch in the air.
+
+    Attributes:
+        landed: done when the fetch is. It has no result and no error: who waited looks at the snapshot.
+        waiters: how many requests wait for it.
+    """
+
+    landed: Future[None] = field(default_factory=Future)
+    waiters: int = 0
+
+    def __post_init__(self) -> None:
+        # A running future cannot be cancelled: whoever stops waiting does not take the others down.
+        self.landed.set_running_or_notify_cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Shelf:
+    """One source and what is known of it. Whoever shares one guards it.
+
+    Attributes:
+        source: whose keys.
+        config: how often, how long, how patiently.
+        keys: the last good set, however old.
+        loaded_at: when it came.
+        attempted_at: when the last fetch began, well or badly: the cooldown counts from here.
+        due_at: when to fetch of our own accord.
+        failures: fetches that failed since the last good one.
+        last_error: why the last of them did.
+        flight: the fetch in the air.
+    """
+
+    source: KeySource
+    config: KeysConfig
+    keys: KeySet | None = None
+    loaded_at: float = _NEVER
+    attempted_at: float = _NEVER
+    due_at: float = _NEVER
+    failures: int = 0
+    last_error: str | None = None
+    flight: Flight | None = None
+
+    @property
+    def budget(self) -> float:
+        """Seconds that one fetch may take, discovery included."""
+        return self.source.timeout or self.config.timeout
+
+    def state(self, now: float) -> KeyState:
+        """What requests may know."""
+        keys = self.keys if now < self._stale_at else None
+        return KeyState(keys, fetchable=self.flight is not None or now >= self._cool_at)
+
+    def next_change(self, now: float) -> float:
+        """When :meth:`state` will say something else by the passing of time alone."""
+        return min((moment for moment in (self._stale_at, self._cool_at) if moment > now), default=math.inf)
+
+    def is_due(self, now: float) -> bool:
+        """Whether to fetch of our own accord."""
+        return self.flight is None and now >= self.due_at
+
+    def may_be_asked(self, now: float) -> bool:
+        """Whether to fetch because a request asks."""
+        return self.flight is None and now >= self._cool_at
+
+    def take_off(self, now: float) -> Flight:
+        """A fetch begins, and with it the cooldown."""
+        self.flight, self.attempted_at = Flight(), now
+        return self.flight
+
+    def succeeded(self, keys: KeySet, now: float) -> None:
+        """A good set came."""
+        self.flight, self.failures, self.last_error = None, 0, None
+        self.keys, self.loaded_at = keys, now
+        self._plan_refresh(now)
+
+    def failed(self, error: str, now: float) -> None:
+        """None came: without keys try again after each cooldown; with keys ever more rarely, to the usual pace."""
+        self.flight, self.failures, self.last_error = None, self.failures + 1, error
+        pause = max(self.config.cooldown, _SHORTEST_RETRY)
+        if self.state(now).keys is not None:
+            pause = min(pause * 2.0 ** min(self.failures - 1, 16), max(self.config.refresh, pause))
+        self.due_at = now + pause * _random.uniform(1.0, 1.1)
+
+    def forked(self, now: float) -> None:
+        """In a child process: a fetch that was in the air stayed with the parent, and plans are drawn anew."""
+        if self.flight is not None:
+            self.flight, self.attempted_at, self.due_at = None, _NEVER, _NEVER
+        elif self.keys is not None and not self.failures:
+            self._plan_refresh(now)
+
+    def _plan_refresh(self, now: float) -> None:
+        """Before it is needed, and not when everyone else does it."""
+        self.due_at = now + min(self.config.refresh, self.config.max_stale) * _random.uniform(0.8, 1.0)
+
+    @property
+    def _stale_at(self) -> float:
+        return self.loaded_at + self.config.max_stale
+
+    @property
+    def _cool_at(self) -> float:
+        return self.attempted_at + self.config.cooldown

@@ -1,0 +1,23 @@
+"""WHO: SPIFFE names and documents. Pure: no socket, no file, no clock.
+
+Belongs here: IDs, X.509-SVIDs, bundles, the one leaf profile, chain verification per trust domain. Must not know:
+TLS connections, policies, where a certificate is stored.
+"""
+
+from ._bundle import X509Bundle, X509BundleSet
+from ._id import SpiffeId, TrustDomain
+from ._leaf import check_leaf
+from ._svid import PrivateKey, X509Svid
+from ._verify import Role, verify_x509_svid
+
+__all__ = [
+    "PrivateKey",
+    "Role",
+    "SpiffeId",
+    "TrustDomain",
+    "X509Bundle",
+    "X509BundleSet",
+    "X509Svid",
+    "check_leaf",
+    "verify_x509_svid",
+]

@@ -1,0 +1,85 @@
+"""What the contexts serve and trust at one moment: an immutable snapshot, and the interface of whoever publishes it.
+
+A reader takes one reference and works with that; nothing here is ever changed in place. This file must not know TLS
+contexts, nor where a snapshot was read from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Final, Protocol
+
+from ..spiffe import X509BundleSet, X509Svid
+
+__all__ = ["MaterialSource", "StaticMaterial", "TlsMaterial"]
+
+_MAX_RECALLED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """One snapshot.
+
+    Attributes:
+        svid: our own identity; None while there is none, and then no handshake succeeds.
+        bundles: whom we trust, per trust domain.
+        generation: rises whenever ``bundles`` changes; a renewed ``svid`` alone does not raise it.
+    """
+
+    svid: X509Svid | None = None
+    bundles: X509BundleSet = field(default_factory=X509BundleSet)
+    generation: int = 0
+    # Peers of older connections that were verified against these bundles; it dies with the snapshot.
+    _recalled: set[bytes] = field(default_factory=set, repr=False, compare=False)
+
+    def recalls(self, peer: bytes) -> bool:
+        """Whether that peer was verified against these bundles before."""
+        return peer in self._recalled
+
+    def remember(self, peer: bytes) -> None:
+        """Note that it was; forgets everything at a bound, which costs a verification and nothing else."""
+        if len(self._recalled) >= _MAX_RECALLED:
+            self._recalled.clear()
+        self._recalled.add(peer)
+
+
+class MaterialSource(Protocol):
+    """Whoever publishes snapshots."""
+
+    def current(self) -> TlsMaterial:
+        """The newest snapshot: one attribute read, the same object until something changes.
+
+        Raises:
+            SvidError: there is nothing to serve yet; then handshakes fail with its message.
+        """
+        ...
+
+
+class StaticMaterial:
+    """A source that serves what it was last given: what a mesh publishes into, and what tests hold.
+
+    Args:
+        svid: our identity; None for none yet.
+        bundles: whom we trust.
+    """
+
+    def __init__(self, svid: X509Svid | None = None, bundles: X509BundleSet | None = None) -> None:
+        self._material = TlsMaterial(svid, bundles if bundles is not None else X509BundleSet())
+
+    def current(self) -> TlsMaterial:
+        """The newest snapshot; empty at first, so it never raises."""
+        return self._material
+
+    def replace(
+        self, *, svid: X509Svid | EllipsisType | None = ..., bundles: X509BundleSet | EllipsisType = ...
+    ) -> None:
+        """Publish a new snapshot by one reference; what is not given stays. For one writer at a time.
+
+        A certificate and a key that do not fit together cannot come here: no such :class:`X509Svid` exists.
+        """
+        old = self._material
+        new_svid = old.svid if isinstance(svid, EllipsisType) else svid
+        new_bundles = old.bundles if isinstance(bundles, EllipsisType) else bundles
+        generation = old.generation + (new_bundles != old.bundles)
+        self._material = TlsMaterial(new_svid, new_bundles, generation)

@@ -1,0 +1,117 @@
+"""The command, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meshsec.cli import main
+
+MESH = """\
+workloads:
+  web: {namespace: prod, serviceAccount: web, ports: {http: 8443}}
+meshConfig: {trustDomain: cluster.local}
+"""
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: users, namespace: prod}
+spec:
+  jwtRules: [{issuer: https://issuer.example, audiences: [shop]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: admins, namespace: prod}
+spec:
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/prod/sa/ingress]}}]
+    when: [{key: 'request.auth.claims[groups]', values: [admin]}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A central folder that loads."""
+    (tmp_path / "mesh.yaml").write_text(MESH)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run the command; nothing but an exit status may come out of it."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def test_check_accepts_a_good_folder(folder: Path) -> None:
+    """A folder that loads ends with status 0 and a count."""
+    result = run("check", folder)
+    assert (result.exit_code, "2 resources" in result.output) == (0, True)
+
+
+def test_check_lists_every_error_with_its_place(folder: Path) -> None:
+    """Two mistakes in two files are two lines, each with file:line:column and a suggestion."""
+    (folder / "policy.yaml").write_text(POLICY.replace("principals:", "principal:"))
+    (folder / "mesh.yaml").write_text(MESH.replace("trustDomain:", "trustDomian:"))
+    result = run("check", folder)
+    assert result.exit_code == 1
+    assert "mesh.yaml:3:" in result.output
+    assert "trustDomain" in result.output
+    (folder / "mesh.yaml").write_text(MESH)
+    result = run("check", folder)
+    assert "policy.yaml:12:" in result.output
+    assert "principals" in result.output
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_check_names_a_folder_it_cannot_use(tmp_path: Path, place: str) -> None:
+    """A missing folder and one without a policy are plain errors."""
+    result = run("check", tmp_path / place)
+    assert "Traceback" not in result.output
+
+
+CLAIMS = {"iss": "https://issuer.example", "sub": "ada", "aud": "shop", "groups": ["admin"]}
+PEER = "spiffe://cluster.local/ns/prod/sa/ingress"
+
+
+def test_explain_allows_and_names_the_rule(folder: Path) -> None:
+    """An allowed request ends with status 0 and the policy's name."""
+    result = run("explain", folder, "--peer", PEER, "--claims", json.dumps(CLAIMS))
+    assert (result.exit_code, "prod/admins" in result.output) == (0, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("peer", "claims"),
+    [
+        (PEER, {**CLAIMS, "groups": ["user"]}),
+        (PEER, {**CLAIMS, "aud": "other"}),
+        (PEER.replace("ingress", "intruder"), CLAIMS),
+        (None, CLAIMS),
+        (PEER, None),
+    ],
+)
+def test_explain_refuses_each_change(folder: Path, peer: str | None, claims: dict[str, object] | None) -> None:
+    """The refusing twins: one fact changed, status 3, and a reason."""
+    arguments: list[str | Path] = ["explain", folder]
+    arguments += ["--peer", peer] if peer else []
+    arguments += ["--claims", json.dumps(claims)] if claims else []
+    result = run(*arguments)
+    assert result.exit_code == 3, result.output
+    assert "40" in result.output
+
+
+def test_explain_reads_a_file(folder: Path, tmp_path: Path) -> None:
+    """A request may be described by a file; a flag overrides it; an unknown field is named."""
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"peer": PEER, "claims": CLAIMS, "target": "/x", "headers": {"x-a": "1"}}))
+    # the folder's own loader must not take the request for a policy
+    outside = folder.parent / "request.json"
+    file.rename(outside)
+    assert run("explain", folder, "--request", outside).exit_code == 0
+    assert run("explain", folder, "--request", outside, "--peer", PEER + "x").exit_code == 3
+    outside.write_text('{"pear": 1}')
+    assert "pear" in run("explain", folder, "--request", outside).output

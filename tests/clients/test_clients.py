@@ -1,0 +1,167 @@
+"""Every client dials the mesh's endpoints, presents our SVID, and sends no byte to whom may not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import httpx
+import httpx2
+import pytest
+import requests
+
+from meshsec import Mesh
+from meshsec.resources import Service
+from world import World, serve
+
+Get = Callable[[Mesh, str], tuple[int, str]]
+
+
+def by_httpx2(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.httpx2 import MeshTransport
+
+    with httpx2.Client(transport=MeshTransport(mesh)) as client:
+        response = client.get(url)
+        return response.status_code, response.text
+
+
+def by_httpx2_async(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.httpx2 import AsyncMeshTransport
+
+    async def get() -> tuple[int, str]:
+        async with httpx2.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
+            response = await client.get(url)
+            return response.status_code, response.text
+
+    return asyncio.run(get())
+
+
+def by_httpx(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.httpx import MeshTransport
+
+    with httpx.Client(transport=MeshTransport(mesh)) as client:
+        response = client.get(url)
+        return response.status_code, response.text
+
+
+def by_requests(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.requests import MeshAdapter
+
+    with requests.Session() as session:
+        session.mount("https://", MeshAdapter(mesh))
+        response = session.get(url)
+        return response.status_code, response.text
+
+
+CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests])
+
+
+class Place:
+    """A world with a reviews server and an impostor, and productpage's view of it."""
+
+    def __init__(self, world: World, honest: int, impostor: int) -> None:
+        self.world = world
+        self.honest = honest
+        self.impostor = impostor
+
+    def productpage(self, *ports: int, account: str = "reviews") -> Mesh:
+        """productpage's mesh, with reviews.prod at these ports, answered for by an account."""
+        endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
+        service = Service(ids=(str(self.world.id(account)),), endpoints=endpoints)
+        return self.world.mesh("productpage", {"reviews.prod": service})
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """Two real TLS servers of one trust domain: reviews, and an intruder that would like to be reviews."""
+    world = World()
+    with (
+        serve(world.mesh("reviews").server_context()) as honest,
+        serve(world.mesh("intruder").server_context()) as impostor,
+    ):
+        yield Place(world, honest.server_port, impostor.server_port)
+        assert impostor.requests == []
+
+
+@CLIENTS
+def test_service_is_reached_by_its_mesh_name(place: Place, get: Get) -> None:
+    """A name that no DNS knows is dialled at its endpoint; the Host header names the service."""
+    assert get(place.productpage(place.honest), "https://reviews.prod/x") == (200, "reviews.prod")
+
+
+@CLIENTS
+def test_impostor_is_refused_before_a_byte_is_sent(place: Place, get: Get) -> None:
+    """An endpoint under another account's SVID gets no request."""
+    with pytest.raises(Exception, match=r"(?i)intruder|certificate|ssl"):
+        get(place.productpage(place.impostor), "https://reviews.prod/x")
+
+
+@CLIENTS
+def test_unknown_service_is_refused(place: Place, get: Get) -> None:
+    """A host that the mesh does not name is not called; the error names a near one."""
+    with pytest.raises(Exception, match=r"reviews\.prod"):
+        get(place.productpage(place.honest), "https://review.prod/x")
+
+
+@pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx])
+def test_next_endpoint_is_tried(place: Place, get: Get) -> None:
+    """Where the first endpoint is an impostor, the next one answers."""
+    assert get(place.productpage(place.impostor, place.honest), "https://reviews.prod/x")[0] == 200
+
+
+@pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx])
+def test_plain_http_is_refused(place: Place, get: Get) -> None:
+    """A mesh transport never speaks plaintext."""
+    with pytest.raises(Exception, match="https"):
+        get(place.productpage(place.honest), "http://reviews.prod/x")
+
+
+def test_requests_cannot_turn_the_check_off(place: Place) -> None:
+    """verify=False is an error, not a wish."""
+    from meshsec.clients.requests import MeshAdapter
+
+    with requests.Session() as session:
+        session.mount("https://", MeshAdapter(place.productpage(place.honest)))
+        with pytest.raises(ValueError, match="verify=False"):
+            session.get("https://reviews.prod/", verify=False)
+
+
+def test_services_with_one_endpoint_do_not_share_connections(place: Place) -> None:
+    """A connection that was checked for one service never carries another's request."""
+    from meshsec.clients.httpx2 import MeshTransport
+
+    endpoint = (f"127.0.0.1:{place.honest}",)
+    mesh = place.world.mesh(
+        "productpage",
+        {
+            "reviews.prod": Service(ids=(str(place.world.id("reviews")),), endpoints=endpoint),
+            "ratings.prod": Service(ids=(str(place.world.id("ratings")),), endpoints=endpoint),
+        },
+    )
+    with httpx2.Client(transport=MeshTransport(mesh)) as client:
+        assert client.get("https://reviews.prod/").status_code == 200
+        with pytest.raises(httpx2.ConnectError):
+            client.get("https://ratings.prod/")
+
+
+@pytest.mark.parametrize("who", ["id", "set", "trust domain", "function"])
+def test_context_takes_an_explicit_authorizer(place: Place, who: str) -> None:
+    """client_context(authorize=…) takes an ID, a set, a trust domain or a function; urllib works with it."""
+    reviews = place.world.id("reviews")
+    forms = {
+        "id": str(reviews),
+        "set": {reviews},
+        "trust domain": reviews.trust_domain,
+        "function": lambda peer, host: None,
+    }
+    context = place.productpage(place.honest).client_context(forms[who])
+    with urllib.request.urlopen(f"https://127.0.0.1:{place.honest}/", context=context) as response:
+        assert response.status == 200
+
+
+def test_explicit_authorizer_refuses_another_id(place: Place) -> None:
+    """The twin: another account's ID is not enough."""
+    context = place.productpage(place.honest).client_context(str(place.world.id("ratings")))
+    with pytest.raises(OSError, match="ratings"):
+        urllib.request.urlopen(f"https://127.0.0.1:{place.honest}/", context=context)

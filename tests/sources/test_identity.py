@@ -1,0 +1,194 @@
+"""Identities from files: what is taken, what is not, and that a worse set never replaces a better one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meshsec.ca import CertificateAuthority, write_identity
+from meshsec.errors import SvidError
+from meshsec.sources import AuthorityIdentity, FileIdentity, IdentityKeeper
+from meshsec.spiffe import SpiffeId
+
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+ID = SpiffeId.for_service_account("cluster.local", "prod", "web")
+
+
+@pytest.fixture
+def authority() -> CertificateAuthority:
+    """A fresh root of cluster.local."""
+    return CertificateAuthority.create("cluster.local", now=NOW)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: CertificateAuthority) -> Path:
+    """A folder with a good identity, as the kubelet would mount it."""
+    write_identity(tmp_path, authority.issue_x509_svid(ID, now=NOW), authority.bundle)
+    return tmp_path
+
+
+@pytest.fixture
+def keeper(folder: Path) -> IdentityKeeper:
+    """A keeper that has published the good identity."""
+    keeper = IdentityKeeper(FileIdentity(folder, "cluster.local"), expected=ID)
+    keeper.load(NOW)
+    return keeper
+
+
+def serial(keeper: IdentityKeeper) -> int:
+    """The serial number that is published."""
+    svid = keeper.material.current().svid
+    if svid is None:
+        raise LookupError("nothing is published")
+    return svid.serial
+
+
+def test_new_identity_is_published(keeper: IdentityKeeper, folder: Path, authority: CertificateAuthority) -> None:
+    """A swapped folder is taken at the next look."""
+    fresh = authority.issue_x509_svid(ID, now=NOW)
+    write_identity(folder, fresh, authority.bundle)
+    keeper.refresh(NOW)
+    assert serial(keeper) == fresh.serial
+
+
+def test_unchanged_identity_keeps_the_generation(keeper: IdentityKeeper) -> None:
+    """Reading the same files again publishes nothing, so no connection is re-verified for it."""
+    before = keeper.material.current()
+    keeper.refresh(NOW)
+    assert keeper.material.current() is before
+
+
+def test_plain_files_are_read_too(tmp_path: Path, authority: CertificateAuthority) -> None:
+    """A folder without Kubernetes' links holds the same three files."""
+    svid = authority.issue_x509_svid(ID, now=NOW)
+    (tmp_path / "cert-chain.pem").write_bytes(svid.chain_pem())
+    (tmp_path / "key.pem").write_bytes(svid.key_pem())
+    (tmp_path / "root-cert.pem").write_bytes(authority.bundle.to_pem())
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "cluster.local"), expected=ID)
+    keeper.load(NOW)
+    assert serial(keeper) == svid.serial
+
+
+def _other_key(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "key.pem").write_bytes(authority.issue_x509_svid(ID, now=NOW).key_pem())
+
+
+def _half_a_certificate(folder: Path, authority: CertificateAuthority) -> None:
+    whole = (folder / "cert-chain.pem").read_bytes()
+    (folder / "cert-chain.pem").write_bytes(whole[: len(whole) // 2])
+
+
+def _half_a_key(folder: Path, authority: CertificateAuthority) -> None:
+    whole = (folder / "key.pem").read_bytes()
+    (folder / "key.pem").write_bytes(whole[: len(whole) // 2])
+
+
+def _empty_root(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "root-cert.pem").write_bytes(b"")
+
+
+def _foreign_root(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "root-cert.pem").write_bytes(CertificateAuthority.create("cluster.local", now=NOW).bundle.to_pem())
+
+
+def _missing_key(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "..data" / "key.pem").unlink()
+
+
+def _expired(folder: Path, authority: CertificateAuthority) -> None:
+    svid = authority.issue_x509_svid(ID, now=NOW, ttl=600)
+    write_identity(folder, svid, authority.bundle)
+
+
+def _other_account(folder: Path, authority: CertificateAuthority) -> None:
+    other = SpiffeId.for_service_account("cluster.local", "prod", "other")
+    write_identity(folder, authority.issue_x509_svid(other, now=NOW), authority.bundle)
+
+
+FAULTS: list[tuple[Callable[[Path, CertificateAuthority], None], float]] = [
+    (_other_key, NOW),
+    (_half_a_certificate, NOW),
+    (_half_a_key, NOW),
+    (_empty_root, NOW),
+    (_foreign_root, NOW),
+    (_missing_key, NOW),
+    (_expired, NOW + 3600),
+    (_other_account, NOW),
+]
+
+
+@pytest.mark.parametrize(("spoil", "later"), FAULTS, ids=[fault.__name__.strip("_") for fault, _ in FAULTS])
+def test_worse_set_never_replaces_a_good_one(
+    keeper: IdentityKeeper,
+    folder: Path,
+    authority: CertificateAuthority,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path, CertificateAuthority], None],
+    later: float,
+) -> None:
+    """The last good identity keeps serving; the fault is logged once and shown in the status."""
+    before = serial(keeper)
+    spoil(folder, authority)
+    with caplog.at_level(logging.WARNING, "meshsec.identity"):
+        keeper.refresh(later)
+        keeper.refresh(later)
+    assert serial(keeper) == before
+    assert len(caplog.records) == 1
+    assert str(folder) in caplog.text
+    assert keeper.status()["failure"]
+
+
+def test_repaired_set_is_taken_and_the_failure_forgotten(
+    keeper: IdentityKeeper, folder: Path, authority: CertificateAuthority
+) -> None:
+    """Once the files fit together again they are published."""
+    _half_a_key(folder, authority)
+    keeper.refresh(NOW)
+    fresh = authority.issue_x509_svid(ID, now=NOW)
+    write_identity(folder, fresh, authority.bundle)
+    keeper.refresh(NOW)
+    assert serial(keeper) == fresh.serial
+    assert keeper.status()["failure"] is None
+
+
+def test_identity_of_another_workload_is_an_error(folder: Path) -> None:
+    """An SVID whose ID is not ours is refused by name."""
+    other = SpiffeId.for_service_account("cluster.local", "prod", "other")
+    keeper = IdentityKeeper(FileIdentity(folder, "cluster.local"), expected=other)
+    with pytest.raises(SvidError) as caught:
+        keeper.load(NOW)
+    assert caught.value.code == "wrong_identity"
+
+
+def test_nothing_to_serve_before_the_first_identity(tmp_path: Path) -> None:
+    """An empty folder is no crash: there is just nothing to serve yet."""
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "cluster.local"), expected=ID)
+    keeper.refresh(NOW)
+    assert keeper.material.current().svid is None
+    assert keeper.status()["failure"]
+
+
+def test_aliases_share_our_authorities(folder: Path) -> None:
+    """root-cert.pem speaks for the trust domain and its aliases, and for no other."""
+    keeper = IdentityKeeper(FileIdentity(folder, "cluster.local"), expected=ID, aliases=["old.local"])
+    keeper.load(NOW)
+    names = {bundle.trust_domain.name for bundle in keeper.material.current().bundles}
+    assert names == {"cluster.local", "old.local"}
+
+
+def test_development_authority_renews_at_half_life(authority: CertificateAuthority) -> None:
+    """The same SVID is read until half its life is over, then a new one."""
+    source = AuthorityIdentity(authority, ID)
+    first = source.read(NOW).svid
+    assert source.read(NOW + 0.4 * DAY).svid is first
+    assert source.read(NOW + 0.6 * DAY).svid.serial != first.serial
+
+
+def test_status_holds_no_key(keeper: IdentityKeeper) -> None:
+    """What is shown to an operator is plain and harmless."""
+    assert "PRIVATE" not in str(keeper.status())
+    assert keeper.status()["id"] == str(ID)

@@ -1,0 +1,89 @@
+"""A small mesh in memory for tests: one authority, meshes of its service accounts, and real servers on free ports."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from meshsec import Mesh, MeshConfig, SpiffeId, Workload
+from meshsec.ca import CertificateAuthority
+from meshsec.resources import Service
+from meshsec.sources import Identity, StaticIdentity
+
+__all__ = ["World", "serve"]
+
+
+class World:
+    """One trust domain."""
+
+    def __init__(self, trust_domain: str = "cluster.local") -> None:
+        self.trust_domain = trust_domain
+        self.authority = CertificateAuthority.create(trust_domain)
+
+    def id(self, account: str) -> SpiffeId:
+        """The SPIFFE ID of a service account in namespace prod."""
+        return SpiffeId.for_service_account(self.trust_domain, "prod", account)
+
+    def identity(self, account: str) -> StaticIdentity:
+        """A fresh SVID of a service account, with the authority's bundle."""
+        return StaticIdentity(Identity(self.authority.issue_x509_svid(self.id(account)), self.authority.bundle))
+
+    def mesh(self, account: str, services: Mapping[str, Service] | None = None) -> Mesh:
+        """A mesh without policies for a service account."""
+        return Mesh(
+            workload=Workload(name=account, namespace="prod", service_account=account),
+            config=MeshConfig(trust_domain=self.trust_domain, services=services or {}, allow_no_policy=True),
+            identity=self.identity(account),
+        )
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with the Host header it was sent, and counts the requests."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.headers.get("host", "").encode()
+        self.server.requests.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    """Handshakes in the connection's own thread, so that a refused peer disturbs nobody."""
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(("127.0.0.1", 0), _Echo)
+        self.context = context
+        self.requests: list[str] = []
+
+    def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
+        with self.context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A refused handshake is what some tests are about; the client's side of it is asserted."""
+
+
+@contextmanager
+def serve(context: ssl.SSLContext) -> Iterator[_Server]:
+    """A real HTTPS server on a free port of the loopback; its ``requests`` are the paths that reached it."""
+    server = _Server(context)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
