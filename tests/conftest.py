@@ -1,9 +1,19 @@
-"""What every test shares: how property tests run."""
+"""What every test shares: how property tests run, and how cases are called."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # Two processes share a small machine: a slow example is no failure, and a failing one is printed to be replayed.
 settings.register_profile("meshsec", deadline=None, print_blob=True)
 settings.load_profile("meshsec")
+
+LONGEST_ID = 60
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes and long text (keys, signatures) make no name: several processes must call a case the same."""
+    if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONGEST_ID):
+        return argname
+    return None

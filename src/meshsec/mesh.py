@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .middleware.asgi import MeshMiddleware as AsgiMiddleware
     from .middleware.wsgi import MeshMiddleware as WsgiMiddleware
 
-__all__ = ["Mesh"]
+__all__ = ["Authorize", "Mesh"]
 
 Authorize = str | SpiffeId | TrustDomain | Collection[str | SpiffeId] | Callable[[SpiffeId, str | None], None]
 """Who may answer: an ID, a set of them, a whole trust domain, or a function that raises SvidError."""

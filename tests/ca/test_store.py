@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -183,15 +184,21 @@ def test_a_reader_never_sees_a_mixed_pair(tmp_path: Path) -> None:
 
 
 def test_writers_wait_for_each_other(tmp_path: Path) -> None:
-    """Several at once: in the end there is one whole generation."""
-    svids = [issue() for _ in range(4)]
-    threads = [threading.Thread(target=write_identity, args=(tmp_path, svid, CA.bundle)) for svid in svids]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert read(tmp_path) in svids
-    assert len(generations(tmp_path)) == 1
+    """While one writer holds the folder another does nothing; then it does all of its work."""
+    svid, newer = issue(), issue()
+    write_identity(tmp_path, svid, CA.bundle)
+    writer = threading.Thread(target=write_identity, args=(tmp_path, newer, CA.bundle))
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.05)
+        assert writer.is_alive()
+        assert read(tmp_path) == svid
+    finally:
+        os.close(handle)
+    writer.join()
+    assert read(tmp_path) == newer
 
 
 def test_an_authority_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import ConfigError, Problem
 from ._yaml import MAX_BYTES
 
-__all__ = ["MESH_FILE", "policy_files", "read_text"]
+__all__ = ["find_mesh_file", "policy_files", "read_text"]
 
 MESH_FILE: Final = "mesh.yaml"
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
@@ -32,6 +32,14 @@ def policy_files(path: Path) -> list[Path]:
             return list(_walk(path, set()))
         path.lstat()
         return [path]
+
+
+def find_mesh_file(path: Path) -> Path | None:
+    """A file itself, or a folder's mesh.yaml; None where the folder has none. Raises ConfigError for no folder."""
+    with _readable(path):
+        if path.is_dir():
+            return next((entry for entry in path.iterdir() if entry.name == MESH_FILE), None)
+        return path
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:

@@ -48,13 +48,14 @@ def host_key(host: str) -> str:
     Raises:
         ValueError: it is no host name and no IP address; a wildcard and a port are neither.
     """
-    key = host[1:-1] if host.startswith("[") and host.endswith("]") else host.removesuffix(".")
-    address = parse_ip(key) if ":" in key else None
-    if address is not None and "%" not in key:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    address = parse_ip(bare) if ":" in bare and "%" not in bare else None
+    if address is not None:
         return str(address)
-    if not host.isascii() or len(key) > 253 or not _HOST.fullmatch(key.lower()):
+    key = host.removesuffix(".").lower()
+    if not host.isascii() or len(key) > 253 or not _HOST.fullmatch(key):
         raise ValueError(f"{host[:80]!a} is no host name: no port, no wildcard, ASCII only")
-    return key.lower()
+    return key
 
 
 def _address(endpoint: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ..errors import ConfigError, Problem
-from ._files import MESH_FILE, read_text
+from ._files import find_mesh_file, read_text
 from ._load import Resource, build, in_order, load_all
 from ._mesh import (
     AmbiguousPaths,
@@ -77,13 +77,9 @@ def load_mesh(path: str | PathLike[str]) -> MeshFile:
 
     Does not check that the files it names exist.
     """
-    path = Path(path)
-    if path.is_dir():
-        file = path / MESH_FILE
-        if not file.exists() and not file.is_symlink():
-            return MeshFile(config=MeshConfig(), folder=path)
-    else:
-        file = path
+    file = find_mesh_file(Path(path))
+    if file is None:
+        return MeshFile(config=MeshConfig(), folder=Path(path))
     problems: list[Problem] = []
     shape = _read(read_text(file), str(file), problems)
     if shape is None or problems:

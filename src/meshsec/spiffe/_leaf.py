@@ -56,14 +56,14 @@ def check_leaf(certificate: x509.Certificate) -> SpiffeId:
     spiffe_id = _workload_id(names)
     if ca:
         raise SvidError(f"the certificate of {spiffe_id} is a CA's", code="leaf_is_ca")
-    if usage and (usage.key_cert_sign or usage.crl_sign or not usage.digital_signature):
+    if usage is not None and (usage.key_cert_sign or usage.crl_sign or not usage.digital_signature):
         reason = "a leaf may sign neither certificates nor CRLs, and must be allowed to sign a handshake"
         raise SvidError(f"the keyUsage of {spiffe_id} is wrong: {reason}", code="leaf_key_usage")
     return spiffe_id
 
 
 def _workload_id(names: x509.SubjectAlternativeName | None) -> SpiffeId:
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names else []
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
     if len(uris) != 1:
         raise SvidError(f"an SVID has exactly one URI SAN, this certificate has {len(uris)}", code="uri_san_count")
     try:

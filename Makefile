@@ -1,0 +1,56 @@
+# Every target makes the environment it needs; nothing but Python 3.11 or newer and make has to be there.
+#
+#   make demo         the whole product in one run (KEEP=1 leaves it running)
+#   make test         every test
+#   make lint types   ruff; mypy --strict and pyright
+#   make docs         the documentation's links and code blocks
+#   make bench        numbers of this machine
+#   make clean        remove the environment
+#
+# PYTHON=/path/to/python3 chooses the interpreter, VENV=folder where the environment goes, JOBS=n the test processes.
+
+VENV ?= .venv
+JOBS ?= auto
+PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11 python3,\
+	$(shell $(name) -c 'import ensurepip, sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+RUN := $(VENV)/bin/python -m
+
+.PHONY: demo test lint types docs bench interop clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(RUN) examples.demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.test
+	$(RUN) pytest -q -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.check
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+
+types: $(VENV)/.check
+	$(RUN) mypy
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
+
+docs: $(VENV)/.test
+	$(RUN) pytest -q tests/docs
+
+bench: $(VENV)/.test
+	$(RUN) benchmarks.decide
+
+interop:
+	@echo "There is no interop suite yet: real peers (Envoy, SPIRE-like agents, other JOSE libraries) come with a later release."
+
+clean:
+	rm -rf "$(VENV)"
+
+# One stamp per dependency group of pyproject.toml. Groups need pip 25.1, which a new environment may not have.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.check: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(RUN) pip install --quiet --disable-pip-version-check --editable . --group $*
+	@touch $@
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer (with venv and pip) was found; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv "$(VENV)"
+	$(RUN) pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
