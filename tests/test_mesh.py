@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshsec import ConfigError, Connection, HttpRequest, Mesh, MeshConfig, Outcome, Reason, Workload
+from meshsec import ConfigError, Connection, HttpRequest, Mesh, MeshConfig, Outcome, Reason, Workload, WorkloadPolicy
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.resources import PeerAuthentication
 from meshsec.testing import TestIssuer
@@ -81,7 +81,7 @@ def test_decide_judges_the_loaded_policy(folder: Path) -> None:
 def test_broken_core_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An exception while judging is a refusal with a traceback in the log, never an open door."""
     mesh = Mesh.load(folder, workload="reviews")
-    monkeypatch.setattr(type(mesh._policy), "judge", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(WorkloadPolicy, "judge", lambda *_, **__: 1 / 0)
     decision = mesh.decide(Connection(), REQUEST)
     assert (decision.outcome, decision.status, decision.reason) == (Outcome.DENY, 500, Reason.INTERNAL_ERROR)
     assert "ZeroDivisionError" in caplog.text

@@ -43,8 +43,7 @@ def safe_readings(raw: str, path: str, *, judge: bool) -> tuple[str, ...] | Refu
         return tuple(dict.fromkeys((path, *_views(decodings))))
     if not judge and ambiguity is None:
         ambiguity = _dotted_parameters(raw)
-    # Routers merge slashes: not worth a refusal, but judged both ways.
-    return ambiguity or tuple(dict.fromkeys((path, SLASHES.sub("/", path))))
+    return ambiguity or tuple(dict.fromkeys(_plain_views(path, decodings)))
 
 
 def _decodings(path: str) -> list[bytes]:
@@ -95,6 +94,13 @@ def _segments(decoding: bytes) -> list[str]:
 
 def _is_dots(segment: str) -> bool:
     return without_parameters(segment) in DOTS
+
+
+def _plain_views(path: str, decodings: Sequence[bytes]) -> Iterator[str]:
+    """Routers merge slashes, and some applications decode twice: not worth a refusal, but judged both ways."""
+    for text in (path, *(decoding.decode("utf-8", "replace") for decoding in decodings[1:-1])):
+        yield text
+        yield SLASHES.sub("/", text)
 
 
 def _views(decodings: Sequence[bytes]) -> Iterator[str]:

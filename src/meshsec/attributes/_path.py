@@ -50,7 +50,8 @@ def read_target(target: str, normalization: PathNormalization, ambiguous: Ambigu
             reading, ``istio`` has Istio's own reading only.
 
     Returns:
-        The target. Under NONE and BASE a path with ``//`` has two readings, as it is and merged, except in ``istio``.
+        The target. But in ``istio``, a path with ``//`` is also read merged, and one that is percent-encoded twice is
+        also read decoded once; neither is refused for that.
 
     Does not read absolute-form targets or ``*``: see :func:`meshsec.attributes.read_request`.
     """

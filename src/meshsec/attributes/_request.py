@@ -49,7 +49,7 @@ class RequestFacts:
     Attributes:
         method: one of the known methods, upper case.
         target: the normalized target.
-        host: lower case, otherwise as sent, port included; the authority of an absolute-form target wins.
+        host: lower case, otherwise as sent, port included.
         headers: lower-case name to the values of its lines, trimmed, in order; ``host`` is among them.
         joined_headers: whether a value may hold several lines, joined with commas (WSGI).
         scheme: ``http``, ``https``, ``ws`` or ``wss``.
@@ -91,7 +91,8 @@ def read_request(
                 return Refusal(reason, f"there is more than one {name} line")
             lines[name] = (",".join(lines[name]),)  # as Envoy does
     authority, rest = _split_absolute(request.target)
-    host = _read_host(request.host, lines.get("host", ()), authority, compatibility)
+    given = None if request.host is None else request.host.strip(" \t")
+    host = _HOST_READERS[compatibility](given, lines.get("host", ()), authority)
     if isinstance(host, Refusal):
         return host
     target = _ASTERISK if rest == "*" and request.method == "OPTIONS" else read_target(rest, normalization, ambiguous)
@@ -122,24 +123,27 @@ def _split_absolute(target: str) -> tuple[str | None, str]:
     return match[1], target[match.end() :] or "/"
 
 
-def _read_host(
-    given: str | None, lines: Sequence[str], authority: str | None, compatibility: Compatibility
-) -> str | Refusal:
-    lenient = compatibility == "istio"
+def _safe_host(given: str | None, lines: Sequence[str], authority: str | None) -> str | Refusal:
+    """All who name the host must name the same (RFC 9112 section 3.2.2): the application sees the Host line only."""
+    named = [name for name in (authority, *lines, given) if name is not None]
+    if any(name.lower() != named[0].lower() for name in named):
+        return Refusal(Reason.HOST_INVALID, "the Host line and another name of the host differ")
+    return _checked_host(named[0] if named else None, _HOST if authority is None else _AUTHORITY)
+
+
+def _istio_host(given: str | None, lines: Sequence[str], authority: str | None) -> str | Refusal:
+    """The authority of an absolute-form target wins, without its user information; else the Host line."""
     if authority is not None:
-        # Envoy drops the user information of an absolute-form target; an application may not.
-        return _checked_host(authority.rpartition("@")[2] if lenient else authority, _AUTHORITY)
-    named = [*lines] if given is None else [*lines, given.strip(" \t")]
-    if not named:
-        return Refusal(Reason.HOST_MISSING, "there is no host")
-    if not lenient and any(host.lower() != named[0].lower() for host in named):
-        return Refusal(Reason.HOST_INVALID, "the Host line and the host that the server names differ")
-    return _checked_host(named[0], _HOST_ISTIO if lenient else _HOST)
+        return _checked_host(authority.rpartition("@")[2], _AUTHORITY)
+    return _checked_host(lines[0] if lines else given, _HOST_ISTIO)
 
 
-def _checked_host(host: str, form: re.Pattern[str]) -> str | Refusal:
-    if form.fullmatch(host):
+def _checked_host(host: str | None, form: re.Pattern[str]) -> str | Refusal:
+    if host is not None and form.fullmatch(host):
         return host
     if not host:
-        return Refusal(Reason.HOST_MISSING, "the host is empty")
+        return Refusal(Reason.HOST_MISSING, "there is no host")
     return Refusal(Reason.HOST_INVALID, "the host holds a character that hosts do not have, or a malformed port")
+
+
+_HOST_READERS: Final = {"safe": _safe_host, "istio": _istio_host}

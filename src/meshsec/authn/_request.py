@@ -29,7 +29,7 @@ class TokenResult:
     Attributes:
         principal: the end user; None without an accepted token.
         error: why the request must be refused; its code is a :class:`meshsec.decision.Reason`.
-        remove_headers: lower-case names of headers the application must not get from the client.
+        remove_headers: lower-case names of headers that the client sent and the application must not get.
         add_headers: name and value of the headers made of claims.
         query: the query without the token; None: unchanged.
     """
@@ -37,8 +37,8 @@ class TokenResult:
     principal: RequestPrincipal | None = None
     error: TokenError | None = None
     remove_headers: tuple[str, ...] = ()
-    add_headers: tuple[tuple[str, str], ...] = ()
-    query: str | None = None
+    add_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    query: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class CompiledRequestAuthentication:
 
     Attributes:
         rules: by issuer.
-        output_headers: every header that a rule may set, lower case: always taken from the client first.
+        output_headers: every header that a rule may set, lower case, hyphens for underscores: always taken from the
+            client first.
         sources: the key sets that are not written into the rules.
     """
 
     rules: tuple[Rule, ...]
-    output_headers: tuple[str, ...]
+    output_headers: frozenset[str]
     sources: tuple[KeySource, ...]
-    _output_names: frozenset[str] = field(repr=False)
 
     def authenticate(
         self, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool = True
@@ -122,11 +122,10 @@ class CompiledRequestAuthentication:
         return sorted(accepted, key=lambda item: item.rule.profile.issuer)
 
     def _stripped(self, facts: RequestFacts) -> tuple[str, ...]:
-        """Underscore spellings too: where headers become variables (CGI, WSGI) ``x_user`` and ``x-user`` are one."""
+        """Either spelling: where headers become variables (CGI, WSGI) ``x_user`` and ``x-user`` are one name."""
         if not self.output_headers:
             return ()
-        twins = (name for name in facts.headers if "_" in name and name.replace("_", "-") in self._output_names)
-        return (*self.output_headers, *twins)
+        return tuple(name for name in facts.headers if name.replace("_", "-") in self.output_headers)
 
 
 def compile_request_authentication(
@@ -155,11 +154,9 @@ def compile_request_authentication(
     if problems:
         raise ConfigError(problems)
     rules.sort(key=lambda rule: rule.profile.issuer)
-    names = tuple(dict.fromkeys(name for rule in rules for name in rule.outputs.names))
+    names = frozenset(name.replace("_", "-") for rule in rules for name in rule.outputs.names)
     sources = tuple(dict.fromkeys(rule.source for rule in rules if rule.source is not None))
-    return CompiledRequestAuthentication(
-        tuple(rules), names, sources, frozenset(name.replace("_", "-") for name in names)
-    )
+    return CompiledRequestAuthentication(tuple(rules), names, sources)
 
 
 def _tokens(rules: Sequence[Rule], facts: RequestFacts) -> dict[Location, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from ..jose import KeySet
-from ..matching import PatternSet, parse_path_pattern
+from ..matching import PathSet, parse_path_pattern
 from ..resources import Compatibility, JWTRule, Presence, RequestAuthentication
 from ._keys import NO_KEYS, KeySnapshot, KeySource, KeyState
 from ._locate import Location, locations
@@ -31,8 +31,8 @@ class Trigger:
         exclude: the paths it is not for, whatever ``include`` says.
     """
 
-    include: PatternSet | None
-    exclude: PatternSet
+    include: PathSet | None
+    exclude: PathSet
 
     @classmethod
     def of(cls, resource: RequestAuthentication) -> Self | None:
@@ -43,9 +43,13 @@ class Trigger:
         return cls(_patterns(include) if include else None, _patterns(exclude))
 
     def fires(self, readings: Sequence[str]) -> bool:
-        """Whether for any reading of the path; so an exclusion must hold for all of them."""
+        """Whether for any reading of the path; so an exclusion must hold for all of them.
+
+        An application decodes ``/a%3Ab`` to ``/a:b``: no spelling of an included path escapes, and only the very
+        spelling of an excluded one is let off.
+        """
         return any(
-            not self.exclude.matches(path) and (self.include is None or self.include.matches(path))
+            not self.exclude.matches_strictly(path) and (self.include is None or self.include.matches(path))
             for path in readings
         )
 
@@ -99,5 +103,5 @@ class Rule:
         return KeyState(self.keys) if self.source is None else snapshot.get(self.source, NO_KEYS)
 
 
-def _patterns(texts: Iterable[str]) -> PatternSet:
-    return PatternSet.of(map(parse_path_pattern, texts))
+def _patterns(texts: Iterable[str]) -> PathSet:
+    return PathSet.of(map(parse_path_pattern, texts))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
-from ..matching import Glob, IpAddress, IpBlock, PathSet, PathTemplate, PatternSet, StringPattern
+from ..matching import Glob, IpAddress, IpBlock, Kind, PathSet, PathTemplate, PatternSet, StringPattern
 from ._patterns import RequestPrincipalPattern, ServiceAccount
-from ._read import HeaderValue, Names
+from ._read import HeaderValue, Names, joined
 
 __all__ = ["Doubt", "Test"]
 
@@ -60,16 +60,27 @@ def any_text(patterns: Sequence[StringPattern], _doubt: Doubt) -> Test:
 
 
 def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
-    """Any line. Of a line that may be several: the whole and every piece; where doubt matches, any of these."""
+    """Any line. A line that may be several is judged by every way it may have been joined from them."""
     matches = PatternSet.of(patterns).matches
+    possible = tuple(_NEEDLES[pattern.kind].format(joined(pattern.text)) for pattern in patterns)
+    # Where the first line ends is not known, but how it begins is, up to the first comma; so with the last.
+    certain = PatternSet.of(
+        pattern for pattern in patterns if pattern.kind is not Kind.EXACT and "," not in pattern.text
+    ).matches
 
     def test(value: HeaderValue) -> bool:
         lines, pieces = value
+        if not pieces:
+            return any(map(matches, lines))
         if doubt.matches:
-            return any(map(matches, lines)) or any(map(matches, pieces))
-        return any(map(matches, lines)) and all(map(matches, pieces))
+            return any(map(matches, lines)) or any(needle in f",{pieces}," for needle in possible)
+        return certain(pieces) and all(map(certain, pieces.split(",")))
 
     return test
+
+
+# What text between commas must hold for some line of it to match.
+_NEEDLES: Final = {Kind.EXACT: ",{},", Kind.PREFIX: ",{}", Kind.SUFFIX: "{},", Kind.PRESENT: ","}
 
 
 def host(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:

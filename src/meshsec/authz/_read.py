@@ -12,13 +12,13 @@ from typing import Any, Final
 from ..attributes import Attributes
 from ..matching import IpAddress, decode_path, parse_ip
 
-__all__ = ["HeaderValue", "Names"]
+__all__ = ["HeaderValue", "Names", "joined"]
 
 Names = tuple[str | None, str]
 """What a SPIFFE ID of exactly Istio's form names, else None; and the text to search where the form may be another."""
 
-HeaderValue = tuple[tuple[str, ...], tuple[str, ...]]
-"""The values of the lines, and, where a line may be several that a server joined, the pieces it may be made of."""
+HeaderValue = tuple[tuple[str, ...], str]
+"""The values of the lines; and, where a server may have joined several into one, what it joined, in one form."""
 
 _SHOWN: Final = 80
 
@@ -120,11 +120,16 @@ def header(name: str) -> Callable[[Attributes], HeaderValue]:
 
     def read(attributes: Attributes) -> HeaderValue:
         lines = attributes.facts.headers.get(name, ())
-        if not attributes.facts.joined_headers:
-            return lines, ()
-        return lines, tuple(piece.strip(" \t") for line in lines if "," in line for piece in line.split(","))
+        if not attributes.facts.joined_headers or not any("," in line for line in lines):
+            return lines, ""
+        return lines, joined(",".join(lines))
 
     return read
+
+
+def joined(text: str) -> str:
+    """The pieces between commas without the space around them: servers join with a comma, some with a space too."""
+    return ",".join(piece.strip(" \t") for piece in text.split(","))
 
 
 def show_text(value: str | None) -> str | None:

@@ -15,7 +15,7 @@ from . import _match, _patterns, _read
 from ._match import Doubt, Test
 from ._patterns import Pattern, Scope
 
-__all__ = ["OPERATION_FIELDS", "SOURCE_FIELDS", "Row", "find_row"]
+__all__ = ["OPERATION_FIELDS", "SOURCE_FIELDS", "Row", "claim_path", "find_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,15 @@ def _claim(*names: str) -> Row:
     return Row(_patterns.nonempty_text, _read.claim(names), _match.any_text, _read.show_hidden)
 
 
-def _claim_entry(entry: str) -> Row:
+def claim_path(entry: str) -> tuple[str, ...]:
     """``[a][b]`` walks two objects; where the brackets are not so regular, all that is inside is one name."""
     names = entry[1:-1].split("][")
     regular = not any("[" in name or "]" in name for name in names)
-    return _claim(*names) if regular else _claim(entry[1:-1])
+    return tuple(names) if regular else (entry[1:-1],)
+
+
+def _claim_entry(entry: str) -> Row:
+    return _claim(*claim_path(entry))
 
 
 def _header_entry(entry: str) -> Row:

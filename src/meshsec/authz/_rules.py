@@ -85,14 +85,16 @@ def _any_holds(alternatives: tuple[Conditions, ...], values: Sequence[Any]) -> b
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:
-    """One policy that is enforced.
+    """One policy.
 
     Attributes:
         id: ``namespace/name``.
         action: what a match means.
         rules: any of which may match; without one, none ever does.
+        dry_run: whether it is on trial: what it says is recorded and has no effect.
     """
 
     id: str
     action: Action
     rules: tuple[PolicyRule, ...]
+    dry_run: bool = False

@@ -24,6 +24,7 @@ _PADDING: Final = {0: b"", 2: b"==", 3: b"="}
 # An unterminated string matches to the end, so that the scan stays linear.
 _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
+_ALWAYS_FINITE: Final = 300  # digits
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -84,6 +85,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _integer(text: str) -> int:
+    """Exact, but no larger than what a parser that makes doubles of all numbers could hold."""
+    if len(text) > _ALWAYS_FINITE:
+        _finite(text)
+    return int(text)
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -95,4 +103,6 @@ def _refuse_constant(_: str) -> Never:
     raise ValueError("NaN and infinities are not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
+)

@@ -59,7 +59,7 @@ class PatternSet:
             or (self.nonempty and value != "")
             or value.startswith(self.prefixes)
             or value.endswith(self.suffixes)
-            or any(template.matches(value, strict=strict) for template in self.templates)
+            or (bool(self.templates) and any(template.matches(value, strict=strict) for template in self.templates))
         )
 
 

@@ -52,6 +52,11 @@ class Transport:
     @classmethod
     def _of(cls, tls: object | None, peer: Any, own: Any) -> Self:
         # Only IPv4 and IPv6 addresses are tuples; a unix socket's is text.
-        source = peer[0] if isinstance(peer, tuple) else None
-        address, port = (own[0], own[1]) if isinstance(own, tuple) else (None, None)
+        source = _address(peer[0]) if isinstance(peer, tuple) else None
+        address, port = (_address(own[0]), own[1]) if isinstance(own, tuple) else (None, None)
         return cls(tls=tls, source_ip=source, destination_ip=address, destination_port=port)
+
+
+def _address(text: str) -> str:
+    """A socket for both families shows an IPv4 peer mapped into IPv6; policies mean the IPv4 address."""
+    return text.removeprefix("::ffff:") if "." in text else text

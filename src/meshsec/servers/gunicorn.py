@@ -100,7 +100,7 @@ def _check_worker_class(worker_class: type) -> None:
 def _port(conf: _Config) -> int:
     """The one TCP port that is served: the hook is not told which one a connection came to."""
     ports = {address[1] if isinstance(address, tuple) else None for address in conf.address}
-    port = ports.pop()
-    if ports or not isinstance(port, int) or port == 0:
-        raise ConfigError("bind to addresses of exactly one TCP port: which one decides PeerAuthentication's mode")
-    return port
+    match [*ports]:
+        case [int(port)] if port:
+            return port
+    raise ConfigError("bind to addresses of exactly one TCP port: which one decides PeerAuthentication's mode")

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.client import HTTPException
@@ -94,7 +94,8 @@ def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES) -> FetchResul
         raise KeysUnavailableError(f"fetching {target} failed: {reason[:200]}") from error
     finally:
         cut_off.cancel()
-        connection.close()
+        cut_off.join()
+        connection.finish()
 
 
 def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch) -> str:
@@ -181,29 +182,28 @@ class _Bounded(HTTPConnection):
     def get(self, path: str, max_bytes: int) -> FetchResult:
         """One GET. Raises ValueError for a body that is too large."""
         self.request("GET", path, headers=_HEADERS, preload_content=False, decode_content=False)
-        response = self.getresponse()
         body = bytearray()
-        for chunk in response.stream(_CHUNK, decode_content=False):
-            body += chunk
-            if len(body) > max_bytes:
-                raise ValueError(f"the body has more than {max_bytes} bytes")
+        with closing(self.getresponse()) as response:
+            for chunk in response.stream(_CHUNK, decode_content=False):
+                body += chunk
+                if len(body) > max_bytes:
+                    raise ValueError(f"the body has more than {max_bytes} bytes")
         # A body without a length ends where the connection does; cut off by us, it is no complete answer.
         self.check_time()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return FetchResult(response.status, bytes(body), MappingProxyType(headers))
 
-    def close(self) -> None:
-        """Close both handles."""
-        super().close()
+    def finish(self) -> None:
+        """Close everything; ``close`` alone is also called for us, while a body without a length is still to come."""
+        self.close()
         if self._line is not None:
             self._line.close()
 
     def _new_conn(self) -> socket.socket:
-        sock = self._connect()
-        # A second handle on the same connection: TLS will take the first one away from us.
-        self._line = sock.dup()
+        self._line = self._connect()
         self.check_time()
-        return sock
+        # TLS will take over the handle it gets: ours is another one on the same connection.
+        return self._line.dup()
 
     def _connect(self) -> socket.socket:
         """The addresses are judged and then dialled, the very same: a name cannot change its mind in between."""

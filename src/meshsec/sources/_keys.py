@@ -61,6 +61,7 @@ class KeyStore:
         self._clock = clock
         self._fetch = fetch
         self._lock = threading.Lock()
+        self._running = False
         self._stop: threading.Event | None = None
         self._shelves = {source: Shelf(source, self._config) for source in sources}
         self._published: tuple[KeySnapshot, float] = (MappingProxyType({}), -math.inf)
@@ -132,9 +133,26 @@ class KeyStore:
 
     # ---------------------------------------------------------------- in the background
 
+    def replace(self, sources: Iterable[KeySource]) -> None:
+        """Keep these from now on. What was fetched of them stays; who waits for another is not disturbed."""
+        wanted = {source: source.timeout for source in sources}
+        with self._lock:
+            if wanted == {source: shelf.source.timeout for source, shelf in self._shelves.items()}:
+                return
+            kept = self._shelves
+            self._shelves = {source: kept.get(source) or Shelf(source, self._config) for source in wanted}
+            for source, shelf in self._shelves.items():
+                shelf.source = source  # equal, but for the time that its fetches may take
+            self._publish()
+            running = self._running
+        if running:
+            self.start()
+            self.refresh_due()
+
     def start(self) -> None:
         """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already."""
         with self._lock:
+            self._running = True
             if self._stop is not None or not self._shelves:
                 return
             self._stop = threading.Event()
@@ -144,6 +162,7 @@ class KeyStore:
     def close(self) -> None:
         """Stop refreshing, and let nobody wait any longer. What was fetched stays."""
         with self._lock:
+            self._running = False
             if self._stop is not None:
                 self._stop.set()
                 self._stop = None
@@ -241,6 +260,7 @@ class KeyStore:
     def _after_fork(self) -> None:
         """In the child, where no thread of ours lives and a lock may be held for ever."""
         self._lock = threading.Lock()
+        self._running = False
         self._stop = None
         now = self._clock()
         for shelf in self._shelves.values():

@@ -103,9 +103,11 @@ class Shelf:
         """None came: without keys try again after each cooldown; with keys ever more rarely, to the usual pace."""
         self.flight, self.failures, self.last_error = None, self.failures + 1, error
         pause = max(self.config.cooldown, _SHORTEST_RETRY)
-        if self.state(now).keys is not None:
-            pause = min(pause * 2.0 ** min(self.failures - 1, 16), max(self.config.refresh, pause))
-        self.due_at = now + pause * _random.uniform(1.0, 1.1)
+        spread = _random.uniform(1.0, 1.1)
+        self.due_at = now + pause * spread
+        if now < self._stale_at:
+            rarer = min(pause * 2.0 ** min(self.failures - 1, 16), max(self.config.refresh, pause))
+            self.due_at = min(now + rarer * spread, self._stale_at)
 
     def forked(self, now: float) -> None:
         """In a child process: a fetch that was in the air stayed with the parent, and plans are drawn anew."""

@@ -5,12 +5,14 @@ TLS connections, policies, where a certificate is stored.
 """
 
 from ._bundle import X509Bundle, X509BundleSet
+from ._bundle_format import BundleDocument, read_bundle, write_bundle
 from ._id import SpiffeId, TrustDomain
 from ._leaf import check_leaf
 from ._svid import PrivateKey, X509Svid
 from ._verify import Role, verify_x509_svid
 
 __all__ = [
+    "BundleDocument",
     "PrivateKey",
     "Role",
     "SpiffeId",
@@ -19,5 +21,7 @@ __all__ = [
     "X509BundleSet",
     "X509Svid",
     "check_leaf",
+    "read_bundle",
     "verify_x509_svid",
+    "write_bundle",
 ]

@@ -37,7 +37,7 @@ class X509Svid:
     """An X.509-SVID (X509-SVID section 2) with its private key. Equal where the chain is; the key is never shown.
 
     Args:
-        chain: DER certificates, the leaf first, then any intermediates.
+        chain: certificates, parsed or as DER: the leaf first, then any intermediates.
         private_key: the leaf's: EC, RSA or Ed25519.
 
     Attributes:
@@ -55,15 +55,15 @@ class X509Svid:
     private_key: PrivateKey = field(repr=False, compare=False)
     certificates: tuple[x509.Certificate, ...] = field(repr=False, compare=False)
 
-    def __init__(self, chain: Sequence[bytes], private_key: PrivateKey) -> None:
+    def __init__(self, chain: Sequence[x509.Certificate | bytes], private_key: PrivateKey) -> None:
         try:
-            certificates = tuple(map(read_der, chain))
+            certificates = tuple(read_der(item) if isinstance(item, bytes) else item for item in chain)
         except ValueError as error:
             raise SvidError(str(error), code="malformed") from error
         if not certificates:
             raise SvidError("an SVID has at least a leaf certificate", code="malformed")
         object.__setattr__(self, "id", check_leaf(certificates[0]))
-        object.__setattr__(self, "chain", tuple(chain))
+        object.__setattr__(self, "chain", tuple(map(_der, chain)))
         object.__setattr__(self, "private_key", private_key)
         object.__setattr__(self, "certificates", certificates)
         _check_intermediates(certificates[1:])
@@ -77,7 +77,7 @@ class X509Svid:
             SvidError: as the class says; a key that cannot be read is ``key_malformed``.
         """
         try:
-            chain = [certificate.public_bytes(Encoding.DER) for certificate in read_pem(chain_pem)]
+            chain = read_pem(chain_pem)
         except ValueError as error:
             raise SvidError(f"certificate chain: {error}", code="malformed") from error
         return cls(chain, _read_key(key_pem))
@@ -109,6 +109,10 @@ class X509Svid:
     def key_pem(self) -> bytes:
         """The private key as **unencrypted** PKCS#8 PEM: keep it off the disk, or write it with mode 0600."""
         return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _der(certificate: x509.Certificate | bytes) -> bytes:
+    return certificate if isinstance(certificate, bytes) else certificate.public_bytes(Encoding.DER)
 
 
 def _read_key(pem: bytes) -> PrivateKey:

@@ -9,13 +9,14 @@ into it, or turn verification off, change nothing. This file must not know who p
 
 from __future__ import annotations
 
+import _ssl
 import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Self
 
-from ..errors import SvidError
+from ..errors import ConfigError, SvidError
 from ..spiffe import X509BundleSet, X509Svid
 from ._keys import load_svid
 from ._material import MaterialSource, TlsMaterial
@@ -26,6 +27,8 @@ __all__ = ["MeshSSLContext", "client_context", "server_context"]
 
 _log: Final = logging.getLogger("meshsec.tls")
 _PROTOCOL: Final = {"client": ssl.PROTOCOL_TLS_SERVER, "server": ssl.PROTOCOL_TLS_CLIENT}  # by the peer's role
+
+_C_CONTEXT: Final = _ssl._SSLContext
 
 _Alpn = tuple[str, ...]
 
@@ -38,6 +41,9 @@ def server_context(source: MaterialSource, *, authorize: Authorizer | None = Non
         authorize: which clients may connect; None for every SVID of a trust domain that has a bundle.
 
     NOT checked: revocation, and what the client may do once connected.
+
+    Raises:
+        ConfigError: ``ssl_replaced``: another library has put its own class in the place of ``ssl.SSLContext``.
     """
     return MeshSSLContext(Gate("client", source, authorize))
 
@@ -49,6 +55,9 @@ def client_context(source: MaterialSource, *, authorize: Authorizer) -> MeshSSLC
         source: asked at every handshake.
         authorize: who may answer, judged by SPIFFE ID and by the server name that the caller asked for; mandatory,
             because a certificate alone never says that its holder is the one we meant. DNS names in it count nothing.
+
+    Raises:
+        ConfigError: as :func:`server_context` says.
     """
     return MeshSSLContext(Gate("server", source, authorize))
 
@@ -111,6 +120,9 @@ class MeshSSLContext(ssl.SSLContext):
     _failed: TlsMaterial | None
 
     def __new__(cls, gate: Gate) -> Self:
+        if ssl.SSLContext.__base__ is not _C_CONTEXT:
+            # truststore.inject_into_ssl() and gevent do; then settings recurse, and event loops refuse our class.
+            raise ConfigError("something has replaced ssl.SSLContext: a mesh needs Python's own", code="ssl_replaced")
         return super().__new__(cls, _PROTOCOL[gate.role])
 
     def __init__(self, gate: Gate) -> None:
@@ -187,7 +199,7 @@ class MeshSSLContext(ssl.SSLContext):
             return inner
         try:
             fresh = _build(self._gate, material, material.svid, alpn)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last good one goes on
             return self._fallen_back(inner, material, error)
         others = {key: built for key, built in self._built.items() if built.material is material}
         self._built = {**others, alpn: fresh}

@@ -180,7 +180,6 @@ class GuardedSocket(ssl.SSLSocket):
 
     def hang_up(self) -> None:
         """End the connection on the wire. The descriptor stays its owner's to close: servers still count on it."""
-        self._sslobj = None
         with suppress(OSError):  # the peer may have been faster
             socket.socket.shutdown(self, socket.SHUT_RDWR)
 

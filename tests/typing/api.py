@@ -1,0 +1,247 @@
+"""The public API as its users write it, for the type checkers; never run.
+
+mypy --strict and pyright both check this file: a public name that changes its type, or whose result has none, shows
+here first.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, assert_type
+
+import fastapi
+import flask
+import httpx
+import httpx2
+import requests
+
+import meshsec
+import meshsec.servers.uvicorn
+from meshsec import (
+    AuthContext,
+    AuthenticationError,
+    ConfigError,
+    Connection,
+    Decision,
+    Edits,
+    HttpRequest,
+    IssuanceError,
+    KeysUnavailableError,
+    Mesh,
+    MeshConfig,
+    MeshsecError,
+    Outcome,
+    PeerIdentity,
+    Reason,
+    RequestPrincipal,
+    SpiffeId,
+    SpiffeIdError,
+    SvidError,
+    TokenError,
+    TrustDomain,
+    Workload,
+    WorkloadPolicy,
+    X509Bundle,
+    X509Svid,
+)
+from meshsec.authn import KeySnapshot, NeedKeys, verify_token
+from meshsec.ca import CertificateAuthority, write_identity
+from meshsec.clients.httpx import AsyncMeshTransport as HttpxAsyncTransport
+from meshsec.clients.httpx import MeshTransport as HttpxTransport
+from meshsec.clients.httpx2 import AsyncMeshTransport, MeshTransport
+from meshsec.clients.requests import MeshAdapter
+from meshsec.errors import Problem
+from meshsec.frameworks.fastapi import Caller
+from meshsec.frameworks.flask import caller
+from meshsec.jose import KeySet, verify_jws
+from meshsec.matching import IpBlock, StringPattern, parse_path_pattern
+from meshsec.middleware.asgi import MeshMiddleware as AsgiMiddleware
+from meshsec.middleware.wsgi import MeshMiddleware as WsgiMiddleware
+from meshsec.naming import SecureNaming
+from meshsec.resources import (
+    JWTRule,
+    KeysConfig,
+    PathNormalization,
+    Resource,
+    Service,
+    load,
+    load_mesh,
+    load_policies,
+    parse,
+)
+from meshsec.sources import Identity, StaticIdentity
+from meshsec.spiffe import X509BundleSet, verify_x509_svid
+from meshsec.testing import TestIssuer
+from meshsec.tls import StaticMaterial, TlsMaterial, authorize_any, client_context, server_context
+
+
+def loading(folder: Path) -> Mesh:
+    """From a folder, or from values."""
+    with Mesh.load(folder, workload="reviews") as mesh:
+        assert_type(mesh, Mesh)
+        assert_type(mesh.status(), dict[str, Any])
+    workload = Workload(name="reviews", namespace="prod", service_account="reviews", labels={"app": "reviews"})
+    config = MeshConfig(
+        trust_domain="cluster.local",
+        services={
+            "reviews.prod": Service(ids=("spiffe://cluster.local/ns/prod/sa/reviews",), endpoints=("[::1]:1",))
+        },
+        path_normalization=PathNormalization.MERGE_SLASHES,
+        keys=KeysConfig(refresh=60),
+    )
+    authority = CertificateAuthority.create(config.trust_domain)
+    svid = authority.issue_x509_svid(workload.spiffe_id(config.trust_domain))
+    identity = StaticIdentity(Identity(svid, authority.bundle))
+    return Mesh(workload=workload, resources=parse("", source="<nothing>"), config=config, identity=identity)
+
+
+def deciding(mesh: Mesh) -> str:
+    """One request, by hand."""
+    connection = Connection(
+        source_ip="10.0.0.7",
+        destination_ip="10.0.0.9",
+        destination_port=8443,
+        peer=PeerIdentity.of("spiffe://cluster.local/ns/prod/sa/web"),
+        sni=None,
+    )
+    request = HttpRequest(
+        method="GET", target="/reviews/1", host="reviews.prod", headers=[("x-request-id", "7")], scheme="https"
+    )
+    decision = mesh.decide(connection, request)
+    assert_type(decision, Decision)
+    assert_type(decision.outcome, Outcome)
+    assert_type(decision.allowed, bool)
+    assert_type(decision.status, int)
+    assert_type(decision.reason, Reason)
+    assert_type(decision.policy, str | None)
+    assert_type(decision.rule, int | None)
+    assert_type(decision.edits, Edits)
+    return decision.explain()
+
+
+async def deciding_async(mesh: Mesh, connection: Connection, request: HttpRequest) -> Decision:
+    """The same without blocking."""
+    return await mesh.decide_async(connection, request)
+
+
+def contexts(mesh: Mesh) -> list[ssl.SSLContext]:
+    """Every way to say who may answer."""
+
+    def authorize(peer: SpiffeId, server_name: str | None) -> None:
+        if peer.namespace != "prod" or server_name is None:
+            raise SvidError("not you", code="unwanted")
+
+    reviews = SpiffeId.for_service_account("cluster.local", "prod", "reviews")
+    return [
+        mesh.server_context(),
+        mesh.server_context(port=8443),
+        mesh.client_context(),
+        mesh.client_context(authorize="spiffe://cluster.local/ns/prod/sa/reviews"),
+        mesh.client_context(authorize=reviews),
+        mesh.client_context(authorize={reviews}),
+        mesh.client_context(authorize=TrustDomain("cluster.local")),
+        mesh.client_context(authorize=authorize),
+    ]
+
+
+def asgi(mesh: Mesh) -> None:
+    """FastAPI."""
+    api = fastapi.FastAPI()
+
+    @api.get("/me")
+    def me(caller: Caller) -> str:
+        assert_type(caller, AuthContext)
+        assert_type(caller.peer, PeerIdentity | None)
+        assert_type(caller.principal, RequestPrincipal | None)
+        return caller.principal.name if caller.principal else ""
+
+    app = mesh.asgi(api)
+    assert_type(app, AsgiMiddleware)
+    meshsec.servers.uvicorn.run(app, mesh=mesh, port=8443)
+
+
+def wsgi(mesh: Mesh) -> None:
+    """Flask."""
+    app = flask.Flask(__name__)
+    wrapped = mesh.wsgi(app.wsgi_app)
+    assert_type(wrapped, WsgiMiddleware)
+
+    @app.get("/me")
+    def me() -> str:
+        assert_type(caller, AuthContext)
+        if caller.principal:
+            assert_type(caller.principal.claims, Mapping[str, Any])
+        return str(caller.peer.id) if caller.peer else ""
+
+
+def clients(mesh: Mesh) -> None:
+    """Every client."""
+    httpx2.Client(transport=MeshTransport(mesh)).get("https://reviews.prod/")
+    httpx2.AsyncClient(transport=AsyncMeshTransport(mesh))
+    httpx.Client(transport=HttpxTransport(mesh)).get("https://reviews.prod/")
+    httpx.AsyncClient(transport=HttpxAsyncTransport(mesh))
+    requests.Session().mount("https://", MeshAdapter(mesh))
+
+
+def certificates(folder: Path, chain: list[bytes], now: float) -> SpiffeId:
+    """Authority, bundles, verification."""
+    authority = CertificateAuthority.create("cluster.local").rotate_root().retire_old_roots()
+    authority.save(folder)
+    svid = CertificateAuthority.load(folder).issue_x509_svid("spiffe://cluster.local/ns/a/sa/b", ttl=60.0)
+    assert_type(svid, X509Svid)
+    assert_type(svid.serial, int)
+    write_identity(folder, svid, authority.bundle)
+    bundle = X509Bundle.from_pem("cluster.local", b"")
+    bundles = X509BundleSet([bundle])
+    assert_type(bundles.get(TrustDomain("cluster.local")), X509Bundle | None)
+    material = StaticMaterial(svid, bundles)
+    assert_type(material.current(), TlsMaterial)
+    server: ssl.SSLContext = server_context(material)
+    client: ssl.SSLContext = client_context(material, authorize=authorize_any())
+    server.set_alpn_protocols(["http/1.1"])
+    client.set_alpn_protocols(["http/1.1"])
+    return verify_x509_svid(chain, bundles, now=now, role="client")
+
+
+def tokens(token: str, jwks: str, now: float) -> RequestPrincipal:
+    """Signatures and claims."""
+    keys = KeySet.parse(jwks)
+    header, payload = verify_jws(token, keys, ["RS256"])
+    assert_type(payload, bytes)
+    rule = JWTRule(issuer=str(header["iss"]), audiences=("bookinfo",), jwks=TestIssuer().jwks)
+    return verify_token(token, rule, keys, now=now)
+
+
+def policies(folder: Path, connection: Connection, request: HttpRequest, keys: KeySnapshot) -> Decision | NeedKeys:
+    """The pure core."""
+    file = load_mesh(folder)
+    resources: list[Resource] = [*load(folder), *load_policies(file)]
+    policy = WorkloadPolicy.compile(resources, file.workloads["reviews"], file.config)
+    return policy.decide(connection, request, keys, now=0.0)
+
+
+def small_parts(config: MeshConfig) -> list[bool]:
+    """Patterns, addresses, naming."""
+    naming = SecureNaming(config.services, config)
+    assert_type(naming.ids("reviews.prod"), frozenset[SpiffeId])
+    return [
+        StringPattern.parse("a*").matches("ab"),
+        parse_path_pattern("/a/{*}").matches("/a/b"),
+        IpBlock.parse("10.0.0.0/8").contains("10.1.2.3"),
+    ]
+
+
+def errors(error: MeshsecError) -> str:
+    """The whole tree."""
+    match error:
+        case ConfigError():
+            assert_type(error.problems, tuple[Problem, ...])
+        case SvidError() | TokenError() | AuthenticationError():
+            assert_type(error.http_status_hint, int)
+        case SpiffeIdError() | KeysUnavailableError() | IssuanceError():
+            pass
+        case _:
+            pass
+    return error.code
