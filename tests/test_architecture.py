@@ -40,7 +40,8 @@ ARROWS: Final[dict[str, tuple[str, ...]]] = {
     "spiffe": ("jose",),
     "jose": ("errors",),
     "matching": ("errors",),
-    "decision": ("errors",),
+    "decision": ("_values",),
+    "_values": (),
     "errors": (),
 }
 
@@ -52,16 +53,19 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "spiffe": frozenset({"cryptography"}),
     "ca": frozenset({"cryptography"}),
     "tls": frozenset({"cryptography"}),
-    "jose": frozenset({"joserfc"}),
+    "jose": frozenset({"cryptography", "joserfc"}),
+    "matching._regex": frozenset({"re2"}),
     "authn": frozenset({"cachetools"}),
     "resources": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "sources._fetch": frozenset({"urllib3"}),
     "middleware": frozenset({"starlette", "werkzeug"}),
-    "servers": frozenset({"starlette", "werkzeug", "uvicorn", "gunicorn"}),
+    "servers": frozenset(
+        {"starlette", "werkzeug", "uvicorn", "uvicorn_worker", "gunicorn", "hypercorn", "cheroot", "uvloop"}
+    ),
     "frameworks": frozenset({"starlette", "werkzeug", "fastapi", "flask"}),
     "clients": frozenset({"httpx", "httpx2", "requests", "urllib3", "aiohttp"}),
     "testing": frozenset({"pytest"}),
-    "cli": frozenset({"click", "yaml"}),  # a request may be described in a file
+    "cli": frozenset({"click", "rich", "yaml"}),  # a request may be described in a file
 }
 
 _STANDARD: Final = sys.stdlib_module_names | {"_typeshed"}

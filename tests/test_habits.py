@@ -30,6 +30,7 @@ CORE: Final = (
     "policy",
     "resources",
     "spiffe",
+    "_values",
 )
 CLOCKS: Final = frozenset(
     {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

@@ -48,6 +48,8 @@ class _Echo(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.headers.get("host", "").encode()
         self.server.requests.append(self.path)  # type: ignore[attr-defined]
+        peer = self.connection.getpeercert(True) if isinstance(self.connection, ssl.SSLSocket) else b""
+        self.server.connections.append((self.client_address[1], peer))  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -62,12 +64,16 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Echo)
         self.context = context
         self.requests: list[str] = []
+        self.connections: list[tuple[int, bytes | None]] = []
 
     def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
+        if self.context is None:
+            super().finish_request(request, client_address)
+            return
         with self.context.wrap_socket(request, server_side=True) as secured:
             super().finish_request(secured, client_address)
 
@@ -76,8 +82,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(context: ssl.SSLContext) -> Iterator[_Server]:
-    """A real HTTPS server on a free port of the loopback; its ``requests`` are the paths that reached it."""
+def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
+    """A real server on a free port of the loopback, plaintext without a context.
+
+    Its ``requests`` are the paths that reached it, its ``connections`` each request's client port and certificate.
+    """
     server = _Server(context)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -229,13 +229,7 @@ def _decision_line(world: World, service: str, request_id: str) -> str:
 
 
 def _in_one_line(explanation: str) -> str:
-    """The deciding rule with its conditions, or the summary; status and reason stand in a column of their own."""
-    summary, *details = re.split(r" \| +", explanation)
-    _, _, rest = summary.partition(")")
-    by, _, words = rest.partition(": ")
-    policy, _, rule = by.strip().removeprefix("by ").partition(" rule ")
-    matches = f"{policy}: rule {rule} matches: "
-    for detail in details:
-        if rule and matches in detail:
-            return f"{policy} rule {rule}: {detail.partition(matches)[2]}"
-    return words
+    """The summary's words and the rule they speak of; status and reason stand in a column of their own."""
+    summary = re.split(r" \| +", explanation)[0]
+    by, _, words = summary.partition(")")[2].partition(": ")
+    return f"{by.strip().removeprefix('by ')}: {words}" if by else words

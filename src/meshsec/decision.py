@@ -9,26 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Final, Never
+from typing import Final, Never, Self
 
-__all__ = ["NO_EDITS", "Decision", "Edits", "Outcome", "Reason"]
+from ._values import quick
+
+__all__ = ["NO_EDITS", "Decision", "DryRun", "Edits", "Outcome", "Reason"]
 
 
 class Outcome(Enum):
     """The four ways a request can end here. ``status`` is the HTTP status that goes with each."""
 
-    ALLOW = "allow"
-    BAD_REQUEST = "bad_request"
-    UNAUTHENTICATED = "unauthenticated"
-    DENY = "deny"
+    status: int
 
-    @property
-    def status(self) -> int:
-        """200 (the application's own status will replace it), 400, 401 or 403."""
-        return _STATUS[self]
+    ALLOW = "allow", 200  # the application's own status will replace it
+    BAD_REQUEST = "bad_request", 400
+    UNAUTHENTICATED = "unauthenticated", 401
+    DENY = "deny", 403
 
-
-_STATUS: Final = {Outcome.ALLOW: 200, Outcome.BAD_REQUEST: 400, Outcome.UNAUTHENTICATED: 401, Outcome.DENY: 403}
+    def __new__(cls, value: str, status: int) -> Self:
+        member = object.__new__(cls)
+        member._value_ = value
+        member.status = status
+        return member
 
 
 class Reason(StrEnum):
@@ -40,11 +42,15 @@ class Reason(StrEnum):
     # authorization
     DENY_RULE = "deny_rule"
     NO_ALLOW_RULE = "no_allow_rule"
+    CHECK_DENIED = "check_denied"
+    CHECK_FAILED = "check_failed"
     # the peer
     PEER_REQUIRED = "peer_required"
     PEER_EXPIRED = "peer_expired"
     PEER_DISTRUSTED = "peer_distrusted"
+    FORWARDED_INVALID = "forwarded_invalid"
     TLS_NOT_EXPECTED = "tls_not_expected"
+    PORT_UNKNOWN = "port_unknown"
     # the request's form
     TARGET_MALFORMED = "target_malformed"
     TARGET_CONTROL_CHARACTER = "target_control_character"
@@ -70,11 +76,14 @@ class Reason(StrEnum):
     JWT_UNKNOWN_KEY = "jwt_unknown_key"
     JWT_SIGNATURE = "jwt_signature"
     JWT_SEVERAL = "jwt_several"
+    JWT_BOUND = "jwt_bound"
+    ORIGIN_REQUIRED = "origin_required"
     KEYS_UNAVAILABLE = "keys_unavailable"
     # ourselves
     INTERNAL_ERROR = "internal_error"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Edits:
     """What the adapter changes, computed by the core so that every adapter changes the same.
@@ -83,22 +92,49 @@ class Edits:
         target: the request target (path and query, latin-1 text) the application must see; None leaves it alone.
         remove_headers: lower-case names; every line of each is removed from the request before anything is added.
         add_headers: name and value pairs added to the request.
-        response_headers: name and value pairs added to a refusal.
+        response_headers: name and value pairs added to the response.
+        body: of a refusal: what an external authorizer answers in place of the message and its ``text/plain``.
     """
 
     target: str | None = None
     remove_headers: tuple[str, ...] = ()
     add_headers: tuple[tuple[str, str], ...] = ()
     response_headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
 
 
 NO_EDITS: Final = Edits()
+
+
+_PASSING: Final = frozenset({Reason.ALLOW_RULE, Reason.NO_ALLOW_POLICY})
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What policies on trial (``istio.io/dry-run``) say of a request, on which they have no effect.
+
+    Attributes:
+        reason: DENY_RULE: a DENY policy on trial matches; ALLOW_RULE or NO_ALLOW_RULE: what the ALLOW policies on
+            trial, alone, would say.
+        policy: ``namespace/name`` of the first whose rule matches, if one does.
+        rule: the rule's index in it.
+    """
+
+    reason: Reason
+    policy: str | None = None
+    rule: int | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether they would let the request pass."""
+        return self.reason in _PASSING
 
 
 def _nothing_more() -> str:
     return ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One request's verdict.
@@ -111,6 +147,8 @@ class Decision:
         rule: the index of the rule in that policy, counted from 0.
         status: the HTTP status; by default the outcome's.
         edits: what the adapter must change in the request or add to the response.
+        audited: the AUDIT policies that match, as ``namespace/name``. Empty where the request came to no policy.
+        dry_run: what policies on trial would have done: at most one entry for DENY and one for ALLOW.
     """
 
     outcome: Outcome
@@ -120,6 +158,8 @@ class Decision:
     rule: int | None = None
     status: int = 0
     edits: Edits = NO_EDITS
+    audited: tuple[str, ...] = ()
+    dry_run: tuple[DryRun, ...] = ()
     _details: Callable[[], str] = field(default=_nothing_more, repr=False, compare=False)
 
     def __post_init__(self) -> None:

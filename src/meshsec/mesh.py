@@ -12,21 +12,32 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from . import tls
 from .attributes import AuthContext, Connection, HttpRequest, PeerIdentity
-from .ca import CertificateAuthority
-from .decision import Decision, Outcome, Reason
-from .errors import ConfigError, KeysUnavailableError, MeshsecError, SvidError
+from .decision import Decision, Reason
+from .errors import ConfigError, SvidError
 from .middleware import Transport
 from .naming import SecureNaming
-from .policy import NeedKeys, WorkloadPolicy
-from .resources import Foreign, MeshConfig, MtlsMode, Resource, Workload, load_mesh, load_policies
-from .sources import AuthorityIdentity, FileIdentity, IdentityKeeper, IdentitySource, KeyStore
-from .spiffe import SpiffeId, TrustDomain, X509Bundle
+from .policy import WorkloadPolicy
+from .resources import MeshConfig, MtlsMode, Resource, Workload
+from .sources import (
+    Authorizers,
+    Dialled,
+    Driver,
+    IdentitySource,
+    KeyStore,
+    PolicyKeeper,
+    PolicyVersion,
+    Provider,
+    believed,
+    configured_identity,
+    kept_identity,
+    read_settled,
+)
+from .spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -40,9 +51,10 @@ __all__ = ["Authorize", "Mesh"]
 Authorize = str | SpiffeId | TrustDomain | Collection[str | SpiffeId] | Callable[[SpiffeId, str | None], None]
 """Who may answer: an ID, a set of them, a whole trust domain, or a function that raises SvidError."""
 
+_Function = TypeVar("_Function", bound=Provider)
+
 _log: Final = logging.getLogger("meshsec")
 _POLL_SECONDS: Final = 1.0
-_INTERNAL_ERROR: Final = Decision(Outcome.DENY, Reason.INTERNAL_ERROR, "Internal Server Error", status=500)
 
 _meshes: weakref.WeakSet[Mesh] = weakref.WeakSet()
 
@@ -55,6 +67,7 @@ class Mesh:
         resources: the policies of the mesh.
         config: the mesh-wide settings.
         identity: where our SVID comes from; without one only the TLS contexts fail.
+        providers: external authorizers in this process, by the name that CUSTOM policies call them.
 
     Raises:
         ConfigError: a policy cannot be enforced, or none applies to the workload.
@@ -69,28 +82,37 @@ class Mesh:
         resources: Sequence[Resource] = (),
         config: MeshConfig | None = None,
         identity: IdentitySource | None = None,
+        providers: Mapping[str, Provider] | None = None,
     ) -> None:
-        self.workload = workload
-        self.config = config or MeshConfig()
-        self._policy = WorkloadPolicy.compile(resources, workload, self.config)
-        self._foreign = tuple(f"{item.kind} {item.id}" for item in resources if isinstance(item, Foreign))
-        self.naming = SecureNaming(self.config.services, self.config)
-        self._keys = KeyStore(self._policy.sources, self.config.keys)
-        self._identity = None if identity is None else self._keep(identity)
+        first = PolicyVersion.compile(resources, workload, config or MeshConfig(), providers=providers or ())
+        self._authorizers = Authorizers(providers or {}, self._dial)
+        self._keys = KeyStore(first.policy.sources, first.config.keys, issuers=first.config.issuers)
+        self._policies = PolicyKeeper(first, self._keys)
+        self._driver = Driver(self._policies, self._keys, self._authorizers)
+        self._outgoing: ssl.SSLContext | None = None
+        self._identity = None if identity is None else kept_identity(identity, workload, first.config)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._running = False
+        self._contexts: weakref.WeakSet[tls.MeshSSLContext] = weakref.WeakSet()
         if self.config.compatibility == "istio":
             _log.warning("compatibility: istio turns every safer reading of ours back to Istio's")
         _meshes.add(self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None, *, workload: str | None = None) -> Self:
-        """Load a central folder (or its mesh.yaml).
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        workload: str | None = None,
+        providers: Mapping[str, Provider] | None = None,
+    ) -> Self:
+        """Load a central folder (or its mesh.yaml), and look there for newer policies as long as the mesh runs.
 
         Args:
             path: the folder or file; by default ``$MESHSEC_CONFIG``.
             workload: which of its workloads this process is; by default ``$MESHSEC_WORKLOAD``, else the only one.
+            providers: external authorizers in this process, by name.
 
         Raises:
             ConfigError: with every problem of every file.
@@ -98,10 +120,33 @@ class Mesh:
         found = path or os.environ.get("MESHSEC_CONFIG")
         if not found:
             raise ConfigError("name the mesh's folder, or set MESHSEC_CONFIG", code="no_folder")
-        file = load_mesh(found)
-        chosen = file.workload(workload or os.environ.get("MESHSEC_WORKLOAD"))
-        identity = _identity_source(chosen, file.config, file.folder)
-        return cls(workload=chosen, resources=load_policies(file), config=file.config, identity=identity)
+        text = read_settled(found)
+        chosen = text.mesh.workload(workload or os.environ.get("MESHSEC_WORKLOAD"))
+        identity = configured_identity(chosen, text.mesh.config, text.mesh.folder)
+        resources, config = text.resources(), text.mesh.config
+        mesh = cls(workload=chosen, resources=resources, config=config, identity=identity, providers=providers)
+        mesh._policies.watch(found, text)
+        return mesh
+
+    @property
+    def workload(self) -> Workload:
+        """The workload this process is."""
+        return self._policies.current.workload
+
+    @property
+    def config(self) -> MeshConfig:
+        """The mesh-wide settings in force."""
+        return self._policies.current.config
+
+    @property
+    def policy(self) -> WorkloadPolicy:
+        """The policy in force now; pure, and the same object until a newer one is loaded."""
+        return self._policies.current.policy
+
+    @property
+    def naming(self) -> SecureNaming:
+        """Secure naming in force: who may answer for which host, and where it is dialled."""
+        return self._policies.current.naming
 
     # ---------------------------------------------------------------- deciding
 
@@ -109,7 +154,7 @@ class Mesh:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
         if transport is None:
             return Connection()
-        verified = None if transport.tls is None else tls.verified_peer(transport.tls)
+        verified = self._evidence(transport)
         peer, rejected = self._recheck(verified)
         return Connection(
             source_ip=transport.source_ip,
@@ -117,45 +162,42 @@ class Mesh:
             destination_port=transport.destination_port,
             peer=peer,
             sni=verified.sni if verified else None,
-            tls=transport.tls is not None,
+            tls=transport.tls is not None and not tls.is_plaintext(transport.tls),
             rejected=rejected,
+            unix=transport.unix,
         )
 
     def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
-        """Say who calls and whether they may. Waits in this thread for at most one fetch of keys."""
+        """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
         self.start()
-        answer = self._judge(connection, request)
-        if isinstance(answer, NeedKeys):
-            self._keys.wait(answer)
-            answer = self._judge(connection, request, (answer,))
-        return _final(answer)
+        return self._driver.judge(self._as_forwarded(connection, request), request)
 
     async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
         """As :meth:`judge`, without blocking the event loop."""
         self.start()
-        answer = self._judge(connection, request)
-        if isinstance(answer, NeedKeys):
-            await self._keys.wait_async(answer)
-            answer = self._judge(connection, request, (answer,))
-        return _final(answer)
+        return await self._driver.judge_async(self._as_forwarded(connection, request), request)
 
     def decide(self, connection: Connection, request: HttpRequest) -> Decision:
-        """Decide one request. Waits in this thread for at most one fetch of keys."""
+        """Decide one request. Waits in this thread, as :meth:`judge` does."""
         return self.judge(connection, request).decision
 
     async def decide_async(self, connection: Connection, request: HttpRequest) -> Decision:
         """As :meth:`decide`, without blocking the event loop."""
         return (await self.judge_async(connection, request)).decision
 
-    def _judge(
-        self, connection: Connection, request: HttpRequest, answers: Sequence[NeedKeys] = ()
-    ) -> AuthContext | NeedKeys:
-        try:
-            return self._policy.judge(connection, request, self._keys.snapshot(), now=time.time(), answers=answers)
-        except Exception:  # noqa: BLE001 - whatever breaks in here, the door stays shut
-            # The traceback goes to the log and never to the caller.
-            _log.exception("a request could not be judged and was refused")
-            return AuthContext(None, None, _INTERNAL_ERROR)
+    def _as_forwarded(self, connection: Connection, request: HttpRequest) -> Connection:
+        material = None if self._identity is None else self._identity.material
+        return believed(connection, request, self.config, material, now=time.time())
+
+    def _evidence(self, transport: Transport) -> tls.VerifiedPeer | None:
+        """Our own TLS's verdict; a certificate that another's TLS took is judged here, at every request."""
+        if transport.chain and self._identity is not None:
+            try:
+                return tls.verify_presented(transport.chain, self._identity.material, now=time.time())
+            except SvidError as error:
+                _log.info("a client's certificate is not believed: %s", error)
+                return None
+        return tls.verified_peer(transport.tls)
 
     def _recheck(self, peer: tls.VerifiedPeer | None) -> tuple[PeerIdentity | None, Reason | None]:
         if peer is None or self._identity is None:
@@ -165,6 +207,39 @@ class Mesh:
         except SvidError as error:
             return None, Reason.PEER_EXPIRED if error.code == Reason.PEER_EXPIRED else Reason.PEER_DISTRUSTED
         return PeerIdentity(peer.id, peer.certificate_sha256, peer.not_after), None
+
+    # ---------------------------------------------------------------- external authorizers
+
+    def provider(self, name: str) -> Callable[[_Function], _Function]:
+        """Register a function as the external authorizer of that name: a decorator.
+
+        Args:
+            name: one of ``meshConfig.extensionProviders``; the function is asked in place of what is set there.
+
+        Raises:
+            ConfigError: ``unknown_provider``: there is none of that name.
+        """
+        known = self.config.extension_providers
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise ConfigError(
+                f"no provider {name[:80]!a} in meshConfig.extensionProviders; it has: {names}",
+                code="unknown_provider",
+            )
+
+        def register(function: _Function) -> _Function:
+            self._authorizers.providers[name] = function
+            return function
+
+        return register
+
+    def _dial(self, host: str, port: int) -> Dialled:
+        """An authorizer that the mesh names is asked over mutual TLS, as any other service."""
+        if not self.naming.knows(host):
+            return Dialled((host, port))
+        if self._outgoing is None:
+            self._outgoing = self.client_context()
+        return Dialled(self.naming.endpoints(host, port)[0], self._outgoing)
 
     # ---------------------------------------------------------------- wrapping
 
@@ -185,18 +260,30 @@ class Mesh:
     def server_context(self, port: int | None = None) -> ssl.SSLContext:
         """An SSL context that rotates, demands a client SVID and verifies it.
 
+        Only where a PeerAuthentication says PERMISSIVE for the port, a connection may be plaintext instead, which its
+        first byte tells; asked anew for each connection.
+
         Args:
-            port: the port it will listen on, for PeerAuthentication's ``portLevelMtls``.
+            port: the port it will listen on, for PeerAuthentication's ``portLevelMtls``; without it, TLS always.
 
         Raises:
             ConfigError: the workload has no identity, or PeerAuthentication says DISABLE for the port.
         """
-        if self._policy.modes.mode(port) is MtlsMode.DISABLE:
-            raise ConfigError(f"PeerAuthentication disables TLS on port {port}: serve it without a context")
+        if self._policies.current.policy.modes.mode(port) is MtlsMode.DISABLE:
+            raise ConfigError(f"the workload's policy disables TLS on port {port}: serve it without a context")
         self.start()
-        return tls.server_context(self._material())
+        context = tls.server_context(
+            self._material(),
+            plaintext=lambda: self._takes_plaintext(port),
+            minimum=self.config.min_tls_version,
+        )
+        return self._followed(context)
 
-    def client_context(self, authorize: Authorize | None = None) -> ssl.SSLContext:
+    def _takes_plaintext(self, port: int | None) -> bool:
+        modes = self._policies.current.policy.modes
+        return port is not None and modes.declared and modes.mode(port) is MtlsMode.PERMISSIVE
+
+    def client_context(self, authorize: Authorize | None = None) -> tls.MeshSSLContext:
         """An SSL context that rotates, presents our SVID and checks who answers before a byte is sent.
 
         Args:
@@ -206,7 +293,16 @@ class Mesh:
             ConfigError: the workload has no identity.
         """
         self.start()
-        return tls.client_context(self._material(), authorize=self._authorizer(authorize))
+        context = tls.client_context(
+            self._material(), authorize=self._authorizer(authorize), minimum=self.config.min_tls_version
+        )
+        return self._followed(context)
+
+    def _followed(self, context: tls.MeshSSLContext) -> tls.MeshSSLContext:
+        """Built anew by our own thread when a certificate or an authority changes, so that no event loop has to."""
+        with self._lock:
+            self._contexts.add(context)
+        return context
 
     def _material(self) -> tls.MaterialSource:
         if self._identity is None:
@@ -215,32 +311,17 @@ class Mesh:
 
     def _authorizer(self, authorize: Authorize | None) -> tls.Authorizer:
         if authorize is None:
-            return self.naming.authorize
+            return self._authorize_by_name
         if isinstance(authorize, TrustDomain):
             return tls.authorize_member_of(authorize)
-        if isinstance(authorize, str | SpiffeId):
-            return tls.authorize_id(_spiffe_id(authorize))
         if callable(authorize):
             return authorize
-        return tls.authorize_one_of([_spiffe_id(item) for item in authorize])
+        ids = [authorize] if isinstance(authorize, str | SpiffeId) else authorize
+        return tls.authorize_one_of([SpiffeId.parse(item) if isinstance(item, str) else item for item in ids])
 
-    def _keep(self, source: IdentitySource) -> IdentityKeeper:
-        keeper = IdentityKeeper(
-            source,
-            expected=self.workload.spiffe_id(self.config.trust_domain),
-            aliases=self.config.trust_domain_aliases,
-            foreign=_foreign_bundles(self.config),
-        )
-        try:
-            keeper.load(time.time())
-        except SvidError as error:
-            if error.code == "wrong_identity":
-                raise ConfigError(str(error), code=error.code) from error
-            keeper.refresh(time.time())
-        except (MeshsecError, OSError):
-            # Not there yet, as at the start of a pod: handshakes fail until it is. Logged by the keeper.
-            keeper.refresh(time.time())
-        return keeper
+    def _authorize_by_name(self, peer: SpiffeId, server_hostname: str | None) -> None:
+        """By the naming in force at each handshake, not by the one a context was made under."""
+        self.naming.authorize(peer, server_hostname)
 
     # ---------------------------------------------------------------- living
 
@@ -265,14 +346,27 @@ class Mesh:
 
     def _live(self, stop: threading.Event) -> None:
         while not stop.wait(_POLL_SECONDS):
-            if self._identity is not None:
-                self._identity.refresh(time.time())
+            for step in (self._policies.refresh, self._renew_identity):
+                try:
+                    step()
+                except Exception:  # noqa: BLE001 - one bad turn must not end the rotation of everything
+                    _log.exception("a turn of the background thread failed; the next one comes")
+
+    def _renew_identity(self) -> None:
+        if self._identity is None:
+            return
+        self._identity.refresh(time.time())
+        with self._lock:
+            contexts = list(self._contexts)
+        for context in contexts:
+            context.prepare()
 
     def _after_fork(self) -> None:
         """Threads and held locks do not survive a fork: begin anew, lazily."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._running = False
+        self._authorizers.forget_threads()
 
     def __enter__(self) -> Self:
         self.start()
@@ -283,12 +377,15 @@ class Mesh:
 
     def status(self) -> dict[str, Any]:
         """What is loaded, how old it is, what last failed; plain data without secrets."""
+        version = self._policies.current
         return {
-            "workload": f"{self.workload.namespace}/{self.workload.name}",
-            "policies": list(self._policy.applied),
-            "foreign": list(self._foreign),
+            "workload": f"{version.workload.namespace}/{version.workload.name}",
+            "policies": list(version.policy.applied),
+            "foreign": list(version.foreign),
+            "reload": self._policies.status(),
             "identity": self._identity.status() if self._identity else None,
             "keys": self._keys.status(),
+            "providers": self._authorizers.status(version.config.extension_providers),
         }
 
 
@@ -298,34 +395,3 @@ def _forget_threads() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_threads)
-
-
-def _final(answer: AuthContext | NeedKeys) -> AuthContext:
-    """A second call always decides; were it ever to ask again, that is a refusal."""
-    if isinstance(answer, NeedKeys):
-        raise KeysUnavailableError("the policy asked for keys twice")
-    return answer
-
-
-def _spiffe_id(value: str | SpiffeId) -> SpiffeId:
-    return SpiffeId.parse(value) if isinstance(value, str) else value
-
-
-def _identity_source(workload: Workload, config: MeshConfig, folder: Path) -> IdentitySource | None:
-    """``$MESHSEC_IDENTITY_FILES`` first: where certificates are mounted is the machine's affair, not the mesh's."""
-    files = os.environ.get("MESHSEC_IDENTITY_FILES") or (workload.identity and workload.identity.files)
-    if files:
-        return FileIdentity(folder / files, config.trust_domain)
-    authority = workload.identity and workload.identity.development_authority
-    if authority:
-        _log.warning("developmentAuthority puts a signing key into this process: for tests and laptops only")
-        return AuthorityIdentity(
-            CertificateAuthority.load(folder / authority), workload.spiffe_id(config.trust_domain)
-        )
-    return None
-
-
-def _foreign_bundles(config: MeshConfig) -> list[X509Bundle]:
-    return [
-        X509Bundle.from_pem(name, Path(path).read_bytes(), source=path) for name, path in config.trust_bundles.items()
-    ]

@@ -15,18 +15,30 @@ def test_nearest_rule() -> None:
     """Of a policy that does not match, the rule that comes nearest is shown, with what is missing."""
     items = [policy(POST_ONLY, RULE, name="a"), policy(name="b"), policy({}, name="c", action="AUDIT")]
     assert compiled(*items).explain(request(peer=API, target="/admin")).splitlines() == [
-        "denied: there are ALLOW policies, and no rule of theirs matches",
+        (
+            "no rule of the ALLOW policies matches; the nearest is prod/a rule 1: "
+            "paths '/admin' is, and must not be, one of /admin*"
+        ),
         "  ALLOW prod/a: rule 1 does not match: paths '/admin' is, and must not be, one of /admin*",
         "  ALLOW prod/b: has no rules, so nothing matches",
         "  AUDIT prod/c: rule 0 matches: it is for every request",
     ]
 
 
+def test_rule_about_another_operation_is_farther() -> None:
+    """Who may not call this path is told that, and not that another path would have been open to everyone."""
+    item = policy(operation(paths=["/health"]), source(principals=["cluster.local/ns/prod/sa/api"]), name="a")
+    assert compiled(item).explain(request(target="/x")).splitlines()[0] == (
+        "no rule of the ALLOW policies matches; the nearest is prod/a rule 1: "
+        "source.principal (absent) is not one of cluster.local/ns/prod/sa/api"
+    )
+
+
 def test_rule_that_matches() -> None:
     """The rule that decided, and by which values."""
     items = [policy(RULE, name="a"), policy(operation(ports=["8080"]), name="d", action="DENY")]
     assert compiled(*items).explain(request()).splitlines() == [
-        "denied: rule 0 of the DENY policy prod/d matches",
+        "a DENY rule matches: destination.port 8080 is one of 8080",
         "  ALLOW prod/a: rule 0 does not match: source.principal (absent) is not one of cluster.local/ns/prod/sa/api",
         "  DENY prod/d: rule 0 matches: destination.port 8080 is one of 8080",
     ]
@@ -38,7 +50,7 @@ def test_rule_that_matches() -> None:
 
 def test_no_policy() -> None:
     """Nothing to list."""
-    assert compiled().explain(request()) == "allowed: no DENY rule matches, and there is no ALLOW policy"
+    assert compiled().explain(request()) == "no DENY rule matches, and there is no ALLOW policy"
 
 
 def test_facts_that_are_not_known() -> None:

@@ -14,7 +14,7 @@ from cryptography.x509.verification import DNSName, PolicyBuilder, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshsec.ca import CertificateAuthority
+from meshsec.ca import CertificateAuthority, Issuance, KeyType
 from meshsec.errors import IssuanceError, MeshsecError, SpiffeIdError, SvidError
 from meshsec.spiffe import Role, SpiffeId, TrustDomain, X509Bundle, X509Svid, verify_x509_svid
 from pki import NOW, TestCA, openssl_accepts
@@ -108,9 +108,11 @@ def test_every_svid_has_its_own_key_and_serial() -> None:
 
 
 def test_lifetimes() -> None:
-    """A day by default, from a minute before; a root lives ten years."""
+    """A day by default, from two minutes before; a root lives ten years."""
     svid = CA.issue_x509_svid(ID, now=NOW)
-    assert (svid.not_before, svid.not_after) == (NOW - 60, NOW + DAY)
+    assert (svid.not_before, svid.not_after) == (NOW - 120, NOW + DAY)
+    for default in (0, -1, -math.inf):
+        assert CA.issue_x509_svid(ID, ttl=default, now=NOW).not_after == NOW + DAY
     assert CA.issue_x509_svid(ID, ttl=5, now=NOW).not_after == NOW + 5
     assert CA.issue_x509_svid(ID, ttl=90 * DAY, now=NOW).not_after == NOW + 90 * DAY
     assert CA.certificate.not_valid_after_utc.timestamp() == NOW + 3650 * DAY
@@ -121,15 +123,16 @@ def test_a_leaf_does_not_outlive_its_root() -> None:
     short = CertificateAuthority.create("td.example", now=NOW, lifetime=100)
     assert short.issue_x509_svid(ID, now=NOW).not_after == NOW + 100
     assert short.issue_x509_svid(ID, now=NOW + 99).not_after == NOW + 100
-    with pytest.raises(IssuanceError) as caught:
-        short.issue_x509_svid(ID, now=NOW + 100)
-    assert caught.value.code == "authority_expired"
+    for moment, code in ((NOW + 100, "authority_expired"), (NOW - 121, "authority_not_yet_valid")):
+        with pytest.raises(IssuanceError) as caught:
+            short.issue_x509_svid(ID, now=moment)
+        assert caught.value.code == code
 
 
 def test_the_clock_is_handed_in() -> None:
     """Where ``now`` is not given, the authority's one clock tells the time."""
     authority = CertificateAuthority.create("td.example", clock=lambda: 1_000_000.0)
-    assert authority.certificate.not_valid_before_utc.timestamp() == 1_000_000 - 60
+    assert authority.certificate.not_valid_before_utc.timestamp() == 1_000_000 - 120
     assert authority.issue_x509_svid(ID).not_after == 1_000_000 + DAY
     assert authority.rotate_root().issue_x509_svid(ID).not_after == 1_000_000 + DAY
 
@@ -138,8 +141,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another trust domain": ({"id": "spiffe://other.example/x"}, "foreign_trust_domain"),
     "a sub-domain": ({"id": "spiffe://sub.td.example/x"}, "foreign_trust_domain"),
     "no path": ({"id": "spiffe://td.example"}, "no_path"),
-    "no lifetime": ({"ttl": 0}, "lifetime_invalid"),
-    "a negative lifetime": ({"ttl": -1}, "lifetime_invalid"),
     "too long a lifetime": ({"ttl": 90 * DAY + 1}, "lifetime_invalid"),
     "an endless lifetime": ({"ttl": math.inf}, "lifetime_invalid"),
     "a lifetime that is no number": ({"ttl": math.nan}, "lifetime_invalid"),
@@ -228,9 +229,13 @@ def test_old_and_new_roots_work_side_by_side_in_openssl() -> None:
 
 def test_the_key_is_never_shown() -> None:
     """Neither an authority nor its refusals show the key."""
-    number = str(CA._key.private_numbers().private_value)
-    assert number not in repr(CA)
-    assert "key" not in repr(CA).lower()
+    key = CA.state.signer.key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    shown = repr(CA)
+    assert str(key.private_numbers().private_value) not in shown
+    assert "PRIVATE" not in shown
+    assert "PrivateKey" not in shown
+    assert "SigningKey" not in shown
     assert "td.example" in repr(CA)
 
 
@@ -240,3 +245,57 @@ def _holds(svid: X509Svid, bundle: X509Bundle) -> bool:
     except SvidError:
         return False
     return True
+
+
+@pytest.mark.parametrize("key_type", ["ec-p384", "rsa-2048"])
+def test_other_keys_by_choice(key_type: KeyType) -> None:
+    """The root's kind is a choice; what it issues passes OpenSSL at its strictest and our own verifier."""
+    authority = CertificateAuthority.create("td.example", now=NOW, key_type=key_type)
+    svid = authority.issue_x509_svid(ID, now=NOW)
+    assert _holds(svid, authority.bundle)
+    assert openssl_accepts(svid.chain, svid.private_key, authority.bundle.der, "client", STRICT)
+
+
+def test_an_unknown_kind_of_key_is_refused() -> None:
+    """The refusing twin."""
+    with pytest.raises(IssuanceError) as caught:
+        CertificateAuthority.create("td.example", key_type="rsa-1024")  # type: ignore[arg-type]
+    assert caught.value.code == "key_unsupported"
+
+
+def test_everything_issued_is_recorded_before_it_is_handed_out() -> None:
+    """What the record refuses is not issued."""
+    seen: list[Issuance] = []
+    recorded = CA.recorded_by(lambda _signer, issuance: seen.append(issuance))
+    svid = recorded.issue_x509_svid(ID, now=NOW, requester="me")
+    assert seen == [
+        Issuance("x509", f"{svid.serial:x}", ID, CA.state.signer.key_id, NOW, NOW - 120, NOW + DAY, requester="me")
+    ]
+
+    def full(_signer: object, _issuance: object) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        CA.recorded_by(full).issue_x509_svid(ID, now=NOW)
+
+
+@pytest.mark.parametrize(("life", "warned"), [(6 * DAY, False), (6 * DAY - 1, True), (3650 * DAY, False)])
+def test_an_authority_that_ends_too_soon_is_warned_about(life: float, warned: bool) -> None:
+    """At least six lifetimes of its leaves, as SPIRE asks."""
+    authority = CertificateAuthority.create("td.example", now=NOW, lifetime=life)
+    assert bool(authority.warning(now=NOW)) == warned
+
+
+@given(
+    st.from_regex(r"(/[a-z0-9._-]{1,8}){1,4}", fullmatch=True), st.lists(st.sampled_from(["a", "b.c"]), max_size=2)
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_issued_would_pass_every_check(path: str, names: list[str]) -> None:
+    """The authority does not check its own leaves one by one: whoever reads them does, and finds nothing."""
+    try:
+        svid = CA.issue_x509_svid(f"spiffe://td.example{path}", dns_names=names, now=NOW)
+    except SpiffeIdError:
+        return
+    again = X509Svid(svid.chain, svid.private_key)
+    assert (again, again.id, again.serial) == (svid, svid.id, svid.serial)
+    assert again.certificates == svid.certificates

@@ -60,7 +60,7 @@ def test_the_key_is_for_its_owner_only(tmp_path: Path) -> None:
         os.umask(before)
     modes = {path: path.stat().st_mode & 0o777 for path in [*tmp_path.glob("*.pem"), *tmp_path.glob("ca/*.pem")]}
     private = {path.name for path, mode in modes.items() if mode == 0o600}
-    assert private == {"key.pem", "ca-key.pem"}
+    assert private == {"key.pem", "ca-key.pem", "jwt-key.pem"}
     assert set(modes.values()) == {0o600, 0o644}
 
 

@@ -50,7 +50,7 @@ def run(*arguments: str | Path) -> Result:
 def test_check_accepts_a_good_folder(folder: Path) -> None:
     """A folder that loads ends with status 0 and a count."""
     result = run("check", folder)
-    assert (result.exit_code, "2 resources" in result.output) == (0, True)
+    assert (result.exit_code, "resources: 2" in result.output) == (0, True)
 
 
 def test_check_lists_every_error_with_its_place(folder: Path) -> None:
@@ -115,3 +115,17 @@ def test_explain_reads_a_file(folder: Path, tmp_path: Path) -> None:
     assert run("explain", folder, "--request", outside, "--peer", PEER + "x").exit_code == 3
     outside.write_text('{"pear": 1}')
     assert "pear" in run("explain", folder, "--request", outside).output
+
+
+def test_explain_assumes_that_authorizers_let_pass(folder: Path) -> None:
+    """An external authorizer is not asked: it is told that it would be, and what would come after."""
+    (folder / "mesh.yaml").write_text(
+        MESH.replace("{trustDomain: cluster.local}", "{extensionProviders: [{name: opa}]}")
+    )
+    (folder / "custom.yaml").write_text(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: checked, namespace: prod}\n"
+        "spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}\n"
+    )
+    result = run("explain", folder)
+    assert "prod/checked rule 0 asks opa, which is assumed to let it pass" in result.output
+    assert "no_allow_rule" in result.output

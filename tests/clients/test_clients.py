@@ -6,13 +6,14 @@ import asyncio
 import urllib.request
 from collections.abc import Callable, Iterator
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
 
-from meshsec import Mesh
-from meshsec.resources import Service
+from meshsec import Mesh, MeshConfig, Workload
+from meshsec.resources import Service, parse
 from world import World, serve
 
 Get = Callable[[Mesh, str], tuple[int, str]]
@@ -50,11 +51,22 @@ def by_requests(mesh: Mesh, url: str) -> tuple[int, str]:
 
     with requests.Session() as session:
         session.mount("https://", MeshAdapter(mesh))
+        session.mount("http://", MeshAdapter(mesh))
         response = session.get(url)
         return response.status_code, response.text
 
 
-CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests])
+def by_aiohttp(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.aiohttp import MeshConnector
+
+    async def get() -> tuple[int, str]:
+        async with aiohttp.ClientSession(connector=MeshConnector(mesh)) as session, session.get(url) as response:
+            return response.status, await response.text()
+
+    return asyncio.run(get())
+
+
+CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_aiohttp])
 
 
 class Place:
@@ -110,11 +122,62 @@ def test_next_endpoint_is_tried(place: Place, get: Get) -> None:
     assert get(place.productpage(place.impostor, place.honest), "https://reviews.prod/x")[0] == 200
 
 
-@pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx])
-def test_plain_http_is_refused(place: Place, get: Get) -> None:
-    """A mesh transport never speaks plaintext."""
-    with pytest.raises(Exception, match="https"):
-        get(place.productpage(place.honest), "http://reviews.prod/x")
+@CLIENTS
+def test_plain_http_is_upgraded(place: Place, get: Get) -> None:
+    """A plain URL of a mesh service is called over mutual TLS, as a sidecar does."""
+    assert get(place.productpage(place.honest), "http://reviews.prod/x") == (200, "reviews.prod")
+
+
+@CLIENTS
+def test_plain_http_does_not_reach_an_impostor(place: Place, get: Get) -> None:
+    """Nor is there a way back to plaintext where the handshake fails."""
+    with pytest.raises(Exception, match=r"(?i)intruder|certificate|ssl"):
+        get(place.productpage(place.impostor), "http://reviews.prod/x")
+
+
+@CLIENTS
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_plain_http_to_anyone_else_is_refused(place: Place, get: Get, scheme: str) -> None:
+    """A host that the mesh does not name is not called in plaintext either."""
+    with pytest.raises(Exception, match="names no service"):
+        get(place.productpage(place.honest), f"{scheme}://elsewhere.example/x")
+
+
+ENTRY = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: old, namespace: prod}}
+spec:
+  hosts: [old.prod]
+  ports: [{{number: 80, name: http}}, {{number: 443, name: https}}]
+  endpoints: [{{address: 127.0.0.1, ports: {{http: {port}, https: {port}}}, serviceAccount: old}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: old, namespace: prod}}
+spec: {{host: old.prod, trafficPolicy: {{tls: {{mode: DISABLE}}}}}}
+"""
+
+
+@CLIENTS
+def test_plain_http_stays_plain_where_a_rule_says_so(place: Place, get: Get) -> None:
+    """TLS mode DISABLE; the twin without the rule speaks TLS, which the plain server does not understand."""
+    with serve(None) as plain:
+        text = ENTRY.format(port=plain.server_port)
+        workload = Workload(name="productpage", namespace="prod", service_account="productpage")
+        for resources, refused in ((parse(text), False), (parse(text)[:1], True)):
+            mesh = Mesh(
+                workload=workload,
+                resources=resources,
+                config=MeshConfig(allow_no_policy=True),
+                identity=place.world.identity("productpage"),
+            )
+            if refused:
+                with pytest.raises(Exception, match=r"(?i)ssl|wrong version|connect|disconnected"):
+                    get(mesh, "http://old.prod/x")
+            else:
+                assert get(mesh, "http://old.prod/x") == (200, "old.prod")
+        assert plain.requests == ["/x"]
 
 
 def test_requests_cannot_turn_the_check_off(place: Place) -> None:

@@ -9,13 +9,17 @@ from typing import Any, cast
 import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 from gunicorn.workers.base import Worker
+from gunicorn.workers.gasgi import ASGIWorker
 from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
+from uvicorn_worker import UvicornWorker
 
 from meshsec import Mesh
 from meshsec.errors import ConfigError
 from meshsec.servers import current_mesh, use_mesh
 from meshsec.servers import gunicorn as server
+from meshsec.servers.gunicorn_asgi import MeshWorker as AsgiWorker
+from meshsec.servers.gunicorn_uvicorn import MeshWorker as UvicornMeshWorker
 from meshsec.tls import PeerRefusedError
 from pki import TestCA
 from wire import careless, shake_hands, wired
@@ -68,11 +72,15 @@ SUPPORTED: list[tuple[Any, ...]] = [
     (SyncWorker,),
     (ThreadWorker,),
     (OwnWorker,),
+    (AsgiWorker,),
+    (UvicornMeshWorker,),
     (SyncWorker, [("127.0.0.1", 8443), ("::1", 8443)]),
 ]
 UNSUPPORTED: list[tuple[Any, ...]] = [
     (OtherWorker,),
     (Worker,),
+    (ASGIWorker,),
+    (UvicornWorker,),
     (SyncWorker, []),
     (SyncWorker, [("127.0.0.1", 0)]),
     (SyncWorker, ["/run/x.sock"]),

@@ -320,7 +320,7 @@ def test_tls_is_verified(tls: tuple[ssl.SSLContext, bytes], monkeypatch: pytest.
     with server(answer("HTTP/1.1 200 OK\nContent-Length: 2\n", b"{}"), context) as (url, _):
         assert "CERTIFICATE_VERIFY_FAILED" in refused(url, timeout=5)
         trusting = ssl.create_default_context(cadata=authority.decode())
-        monkeypatch.setattr(_fetch, "_ssl_context", lambda: trusting)
+        monkeypatch.setattr(_fetch, "_system_context", lambda: trusting)
         assert fetch(url, timeout=5).body == b"{}"
         assert "CERTIFICATE_VERIFY_FAILED" in refused(url.replace("localhost", "127.0.0.1"), timeout=5)
 
@@ -329,7 +329,7 @@ def test_the_time_is_for_tls_bodies_too(tls: tuple[ssl.SSLContext, bytes], monke
     """The connection is cut off under the encryption."""
     context, authority = tls
     trusting = ssl.create_default_context(cadata=authority.decode())
-    monkeypatch.setattr(_fetch, "_ssl_context", lambda: trusting)
+    monkeypatch.setattr(_fetch, "_system_context", lambda: trusting)
     with server(drip(b"HTTP/1.1 200 OK\r\nX: ", b"y"), context) as (url, _):
         assert "timed out" in refused(url)
 

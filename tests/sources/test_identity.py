@@ -192,3 +192,42 @@ def test_status_holds_no_key(keeper: IdentityKeeper) -> None:
     """What is shown to an operator is plain and harmless."""
     assert "PRIVATE" not in str(keeper.status())
     assert keeper.status()["id"] == str(ID)
+
+
+LAYOUTS = pytest.mark.parametrize(
+    "names",
+    [
+        ("cert-chain.pem", "key.pem", "root-cert.pem"),
+        ("tls.crt", "tls.key", "ca.crt"),
+        ("certificates.pem", "private_key.pem", "ca_certificates.pem"),
+    ],
+    ids=["istio", "cert-manager", "google"],
+)
+
+
+def _laid_out(folder: Path, names: tuple[str, str, str], authority: CertificateAuthority) -> int:
+    svid = authority.issue_x509_svid(ID, now=NOW)
+    texts = (svid.chain_pem(), svid.key_pem(), authority.bundle.to_pem())
+    for name, text in zip(names, texts, strict=True):
+        (folder / name).write_bytes(text)
+    return svid.serial
+
+
+@LAYOUTS
+def test_every_layout_is_read(tmp_path: Path, authority: CertificateAuthority, names: tuple[str, str, str]) -> None:
+    """A chain may end with the root, as Istio's agent writes it."""
+    expected = _laid_out(tmp_path, names, authority)
+    chain = tmp_path / names[0]
+    chain.write_bytes(chain.read_bytes() + authority.bundle.to_pem())
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "cluster.local"), expected=ID)
+    keeper.load(NOW)
+    assert serial(keeper) == expected
+
+
+@LAYOUTS
+def test_layouts_are_not_mixed(tmp_path: Path, authority: CertificateAuthority, names: tuple[str, str, str]) -> None:
+    """A key of another layout does not stand in for a missing one."""
+    _laid_out(tmp_path, names, authority)
+    (tmp_path / names[1]).rename(tmp_path / ("key.pem" if names[1] != "key.pem" else "tls.key"))
+    with pytest.raises(FileNotFoundError, match=names[1].replace(".", r"\.")):
+        FileIdentity(tmp_path, "cluster.local").read(NOW)

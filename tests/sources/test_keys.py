@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from meshsec.authn import KeySource, KeyState, NeedKeys
 from meshsec.errors import KeysUnavailableError
 from meshsec.jose import KeySet
-from meshsec.resources import KeysConfig
+from meshsec.resources import IssuerConfig, KeysConfig
+from meshsec.sources import _keys
 from meshsec.sources._fetch import FetchResult
 from meshsec.sources._keys import KeyStore
 from tokens import jwks, key_set, signing_key
@@ -445,6 +447,17 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen")
 
 
+def test_the_background_thread_refreshes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks, and the new set comes."""
+    monkeypatch.setattr(_keys, "_TICK", 0.01)
+    world = World().warm()
+    world.store.start()
+    world.body = NEW_BODY
+    world.now += CONFIG.refresh
+    until(lambda: world.state().keys == NEW)
+    world.store.close()
+
+
 def test_a_store_without_sources_starts_no_thread() -> None:
     """Nothing to keep, nothing to do."""
     threads = threading.active_count()
@@ -545,3 +558,69 @@ def test_readers_and_swaps_do_not_disturb_each_other() -> None:
     for reader in readers:
         reader.join(10)
     assert odd == []
+
+
+# ------------------------------------------------------------------------------------------------ what servers say
+
+
+def test_an_equal_set_keeps_what_it_verified() -> None:
+    """A refresh that changes nothing forgets nothing; one that does forgets everything."""
+    world = World().warm()
+    cache = world.state().cache
+    assert cache is not None
+    world.now += 300
+    world.refresh()
+    assert world.state().cache is cache
+    world.body = NEW_BODY
+    world.now += 300
+    world.refresh()
+    assert world.state().keys == NEW
+    assert world.state().cache not in (None, cache)
+
+
+def test_a_stale_set_verifies_nothing_from_memory() -> None:
+    """With the keys goes the cache."""
+    world = World().warm()
+    world.now += CONFIG.max_stale
+    assert (world.state().keys, world.state().cache) == (None, None)
+
+
+def test_no_cache_where_it_is_switched_off() -> None:
+    """``keys.tokenCache: false``."""
+    world = World(config=replace(CONFIG, token_cache=False))
+    world.store.wait(NEED)
+    assert world.state() == KeyState(OLD)
+    assert world.state().cache is None
+
+
+@pytest.mark.parametrize(
+    ("line", "soonest", "latest"),
+    [
+        (None, 240, 300),
+        ("public", 240, 300),
+        ("max-age=100", 80, 100),
+        ('public, Max-Age="100", must-revalidate', 80, 100),
+        ("max-age=0", 24, 30),
+        ("no-store", 24, 30),
+        ("no-cache, max-age=900", 24, 30),
+        ("max-age=-1", 24, 30),
+        ("max-age=1e9", 24, 30),
+        ("max-age=99999999999999999999", 240, 300),
+    ],
+)
+def test_a_server_may_ask_to_be_fetched_sooner(line: str | None, soonest: float, latest: float) -> None:
+    """Within bounds: never more often than the cooldown, never more rarely than ``refresh``."""
+    headers = {} if line is None else {"cache-control": line}
+    world = World(body=FetchResult(200, OLD_BODY, headers))
+    world.store.wait(NEED)
+    (shelf,) = world.store._shelves.values()
+    assert soonest <= shelf.due_at - world.now <= latest
+
+
+def test_an_issuer_may_have_its_own_pace() -> None:
+    """What it does not name is everybody's."""
+    own = {OTHER.issuer: IssuerConfig(refresh=60, cooldown=5)}
+    store = KeyStore([SOURCE, OTHER], CONFIG, issuers=own)
+    configs = {source.issuer: shelf.config for source, shelf in store._shelves.items()}
+    assert configs[SOURCE.issuer] == CONFIG
+    assert configs[OTHER.issuer] == replace(CONFIG, refresh=60, cooldown=5)

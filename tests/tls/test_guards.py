@@ -272,7 +272,7 @@ def test_the_context_of_a_connection_cannot_be_replaced() -> None:
 
 def test_a_client_that_stops_in_the_handshake_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blocking server without a timeout does not wait for ever; a thread pool would run dry."""
-    monkeypatch.setattr(sockets, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(sockets, "PATIENCE_SECONDS", 0.05)
 
     def serve(raw: socket.socket) -> None:
         raw.settimeout(None)

@@ -107,14 +107,14 @@ def test_a_handshake_that_began_before_a_change_of_trust_is_judged_after_it(role
 def test_nothing_is_built_while_nothing_changes() -> None:
     """A context per snapshot, not per connection."""
     built = []
-    original = contexts._build
+    original = contexts._filled
 
     def counting(*arguments: Any) -> Any:
         built.append(arguments)
         return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contexts, "_build", counting)
+        patch.setattr(contexts, "_filled", counting)
         ours = material(CA)
         server, caller = server_context(ours), client(material(CA))
         for _ in range(3):

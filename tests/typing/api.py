@@ -47,11 +47,22 @@ from meshsec import (
     X509Svid,
 )
 from meshsec.authn import KeySnapshot, NeedKeys, verify_token
-from meshsec.ca import CertificateAuthority, write_identity
+from meshsec.ca import (
+    AuthorityFolder,
+    CertificateAuthority,
+    FolderStore,
+    MemoryStore,
+    Phase,
+    Rotator,
+    SvidStore,
+    Sweep,
+    write_identity,
+)
 from meshsec.clients.httpx import AsyncMeshTransport as HttpxAsyncTransport
 from meshsec.clients.httpx import MeshTransport as HttpxTransport
 from meshsec.clients.httpx2 import AsyncMeshTransport, MeshTransport
 from meshsec.clients.requests import MeshAdapter
+from meshsec.decision import DryRun
 from meshsec.errors import Problem
 from meshsec.frameworks.fastapi import Caller
 from meshsec.frameworks.flask import caller
@@ -60,7 +71,9 @@ from meshsec.matching import IpBlock, StringPattern, parse_path_pattern
 from meshsec.middleware.asgi import MeshMiddleware as AsgiMiddleware
 from meshsec.middleware.wsgi import MeshMiddleware as WsgiMiddleware
 from meshsec.naming import SecureNaming
+from meshsec.policy import CheckAnswer, NeedCheck
 from meshsec.resources import (
+    ExtAuthzHttp,
     JWTRule,
     KeysConfig,
     PathNormalization,
@@ -72,7 +85,7 @@ from meshsec.resources import (
     parse,
 )
 from meshsec.sources import Identity, StaticIdentity
-from meshsec.spiffe import X509BundleSet, verify_x509_svid
+from meshsec.spiffe import X509BundleSet, read_bundle, verify_x509_svid
 from meshsec.testing import TestIssuer
 from meshsec.tls import StaticMaterial, TlsMaterial, authorize_any, client_context, server_context
 
@@ -124,6 +137,35 @@ def deciding(mesh: Mesh) -> str:
 async def deciding_async(mesh: Mesh, connection: Connection, request: HttpRequest) -> Decision:
     """The same without blocking."""
     return await mesh.decide_async(connection, request)
+
+
+def marks(decision: Decision) -> list[str]:
+    """What policies that decide nothing have said."""
+    assert_type(decision.audited, tuple[str, ...])
+    assert_type(decision.dry_run, tuple[DryRun, ...])
+    return [trial.policy or str(trial.reason) for trial in decision.dry_run if not trial.allowed]
+
+
+def authorizers(folder: Path) -> Mesh:
+    """Functions that are asked about requests, at once or in time, and settings for one that is asked over HTTP."""
+
+    def yes(check: NeedCheck) -> bool:
+        assert_type(check.headers, tuple[tuple[str, str], ...])
+        return check.connection.peer is not None
+
+    mesh = Mesh.load(folder, providers={"yes": yes})
+
+    @mesh.provider("later")
+    async def later(check: NeedCheck) -> CheckAnswer:
+        return CheckAnswer(allowed=check.method == "GET", status=403, body=b"no", request_headers=(("x-a", "b"),))
+
+    @mesh.provider("both")
+    def both(check: NeedCheck) -> CheckAnswer | bool:
+        return CheckAnswer(allowed=False, response_headers=(("x-a", "b"),)) if check.rule else True
+
+    assert_type(both(NeedCheck("both", "a/b", 0, "GET", "/", None, (), "http", Connection())), CheckAnswer | bool)
+    MeshConfig(extension_providers={"opa": ExtAuthzHttp(service="opa.prod", port=80, timeout=1.0), "yes": None})
+    return mesh
 
 
 def contexts(mesh: Mesh) -> list[ssl.SSLContext]:
@@ -205,6 +247,24 @@ def certificates(folder: Path, chain: list[bytes], now: float) -> SpiffeId:
     return verify_x509_svid(chain, bundles, now=now, role="client")
 
 
+def authority(folder: Path, request: bytes, accounts: list[SpiffeId]) -> Sweep:
+    """An authority in a folder, its rotation, and everybody's identities."""
+    kept = AuthorityFolder.create(folder, CertificateAuthority.create("cluster.local", key_type="ec-p384"))
+    kept.publish_root(key_type="rsa-2048")
+    assert_type(kept.authority.state.phase, Phase)
+    kept.activate_root(settle=0)
+    kept.retire_old_roots(force=True)
+    with kept.batch() as batch:
+        assert_type(batch.issue_from_csr(request, accounts[0], requester="me"), tuple[bytes, ...])
+        assert_type(batch.issue_jwt_svid(accounts[0], ["shop"]), str)
+    document = read_bundle("cluster.local", kept.authority.bundle_document())
+    assert_type(document.sequence, int | None)
+    stores: list[SvidStore] = [FolderStore(folder / "store"), MemoryStore()]
+    for store in stores:
+        Rotator(kept, store, lambda: accounts, ttl=3600.0).sweep()
+    return Rotator(kept.authority, stores[0], lambda: accounts).sweep()
+
+
 def tokens(token: str, jwks: str, now: float) -> RequestPrincipal:
     """Signatures and claims."""
     keys = KeySet.parse(jwks)
@@ -214,12 +274,18 @@ def tokens(token: str, jwks: str, now: float) -> RequestPrincipal:
     return verify_token(token, rule, keys, now=now)
 
 
-def policies(folder: Path, connection: Connection, request: HttpRequest, keys: KeySnapshot) -> Decision | NeedKeys:
+def policies(
+    folder: Path, connection: Connection, request: HttpRequest, keys: KeySnapshot
+) -> Decision | NeedKeys | NeedCheck:
     """The pure core."""
     file = load_mesh(folder)
     resources: list[Resource] = [*load(folder), *load_policies(file)]
     policy = WorkloadPolicy.compile(resources, file.workloads["reviews"], file.config)
-    return policy.decide(connection, request, keys, now=0.0)
+    found = policy.decide(connection, request, keys, now=0.0)
+    if isinstance(found, NeedCheck):
+        answer = CheckAnswer(allowed=True, provider=found.provider)
+        return policy.decide(connection, request, keys, now=0.0, answers=[answer])
+    return found
 
 
 def small_parts(config: MeshConfig) -> list[bool]:

@@ -3,7 +3,8 @@
 Belongs here: what a connection and a request *are*. Must not know: what a policy makes of them.
 """
 
-from ._attributes import Attributes, freeze_claims
+from ._attributes import Attributes, Bound, freeze_claims
+from ._client_cert import ClientCertFormat, read_client_cert
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
 from ._path import Target, read_target
 from ._refusal import Refusal
@@ -12,6 +13,8 @@ from ._request import RequestFacts, read_request
 __all__ = [
     "Attributes",
     "AuthContext",
+    "Bound",
+    "ClientCertFormat",
     "Connection",
     "HttpRequest",
     "PeerIdentity",
@@ -20,6 +23,7 @@ __all__ = [
     "RequestPrincipal",
     "Target",
     "freeze_claims",
+    "read_client_cert",
     "read_request",
     "read_target",
 ]

@@ -7,12 +7,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from .._values import quick
 from ._facts import Connection, RequestPrincipal
 from ._request import RequestFacts
 
-__all__ = ["Attributes", "freeze_claims"]
+__all__ = ["Attributes", "Bound", "freeze_claims"]
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a legacy Policy makes of ``request.auth``, where today's kinds read the token.
+
+    Attributes:
+        principal: ``request.auth.principal``, one text: the peer without its scheme, or ``iss/sub``; empty: nobody.
+        audience: ``request.auth.audiences``: the token's first; empty: none.
+    """
+
+    principal: str = ""
+    audience: str = ""
+
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """The input of authorization.
@@ -22,12 +37,14 @@ class Attributes:
         facts: the request, its form in order.
         path: the one of ``facts.target.readings`` that is judged.
         principal: the end user, if a token was verified.
+        bound: what a legacy Policy binds; None where none applies.
     """
 
     connection: Connection
     facts: RequestFacts
     path: str
     principal: RequestPrincipal | None
+    bound: Bound | None = None
 
 
 def freeze_claims(value: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+from .._values import quick
 from ..decision import Decision, Reason
 from ..spiffe import SpiffeId
 
@@ -18,6 +19,7 @@ __all__ = ["AuthContext", "Connection", "HttpRequest", "PeerIdentity", "RequestP
 _NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
     """Who is at the other end of a mutual TLS connection: Istio's ``source.principal``.
@@ -40,6 +42,7 @@ class PeerIdentity:
         return cls(SpiffeId.parse(spiffe_id))
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """What the transport knows. None always means *not known*, never *anyone*.
@@ -51,6 +54,8 @@ class Connection:
         peer: the verified peer, or None on plaintext.
         sni: the TLS server name; None on plaintext or where none was sent.
         tls: whether the connection is TLS; None where that is not known.
+        unix: whether it came over a unix socket, whose access rights say who can have sent it.
+        remote_ip: the original client's address, where trusted proxies told it; None: the directly connected peer.
         rejected: why the evidence that this connection began with no longer holds; its requests are refused.
     """
 
@@ -61,8 +66,11 @@ class Connection:
     sni: str | None = None
     tls: bool | None = None
     rejected: Reason | None = None
+    unix: bool = False
+    remote_ip: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """One HTTP request's head. All text is bytes decoded as latin-1.
@@ -106,6 +114,7 @@ class RequestPrincipal:
         return f"{self.issuer}/{self.subject}"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AuthContext:
     """What the application finds in ``scope["meshsec"]`` or ``environ["meshsec"]``."""

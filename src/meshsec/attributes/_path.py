@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from .._values import quick
 from ..decision import Reason
 from ..resources import AmbiguousPaths, PathNormalization
 from ._ambiguity import safe_readings
@@ -20,9 +21,13 @@ __all__ = ["Target", "read_target"]
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 # A path that no mode changes and no application misreads: no escape, no empty segment, none that begins with a dot.
-_PLAIN: Final = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?")
+# With or without a query, but without a fragment: most requests have such a target.
+_PLAIN: Final = re.compile(
+    r"(?=/)((?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!\"$-~]*))?"
+)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Target:
     """A request target, normalized.
@@ -55,6 +60,9 @@ def read_target(target: str, normalization: PathNormalization, ambiguous: Ambigu
 
     Does not read absolute-form targets or ``*``: see :func:`meshsec.attributes.read_request`.
     """
+    plain = _PLAIN.fullmatch(target)
+    if plain is not None:
+        return Target(plain[1], (plain[1],), plain[2], target)
     fault = _fault(target)
     if fault is not None:
         return fault
@@ -69,8 +77,6 @@ def read_target(target: str, normalization: PathNormalization, ambiguous: Ambigu
 
 def _readings(path: str, normalization: PathNormalization, ambiguous: AmbiguousPaths) -> tuple[str, ...] | Refusal:
     """The normalized path first, then every other one that must be judged."""
-    if _PLAIN.fullmatch(path):
-        return (path,)
     normal = normalize(path, normalization)
     if normal is None:
         return Refusal(Reason.TARGET_CONTROL_CHARACTER, "the path holds an encoded NUL")

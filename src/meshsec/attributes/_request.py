@@ -7,11 +7,13 @@ hosts, methods or header lines was meant. Must not know: policies, connections.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from .._values import quick
 from ..decision import Reason
 from ..resources import AmbiguousPaths, Compatibility, PathNormalization
 from ._facts import HttpRequest
@@ -31,17 +33,18 @@ _METHODS: Final = frozenset({
 _SINGLE: Final = {"authorization": Reason.AUTHORIZATION_REPEATED, "host": Reason.HOST_INVALID}
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile("[\t\x20-\x7e\x80-\xff]*")
+_USUAL_NAME: Final = 64  # characters; longer names are not remembered
+_IN_VALUES: Final = bytes({*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)})
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 # Envoy is stricter with the authority of an absolute-form target, and laxer with a Host line.
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HOST_ISTIO: Final = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=%\[\]-]*")
-_ASTERISK: Final = Target(path="*", readings=("*",), query=None, raw="*")
 
 _Lines = dict[str, tuple[str, ...]]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
     """A request whose form is in order.
@@ -85,39 +88,64 @@ def read_request(
     lines = _read_lines(request.headers)
     if isinstance(lines, Refusal):
         return lines
-    for name, reason in _SINGLE.items():
-        if len(lines.get(name, ())) > 1:
-            if compatibility != "istio":
-                return Refusal(reason, f"there is more than one {name} line")
-            lines[name] = (",".join(lines[name]),)  # as Envoy does
+    if len(lines) < len(request.headers):
+        for name, reason in _SINGLE.items():
+            if len(lines.get(name, ())) > 1:
+                if compatibility != "istio":
+                    return Refusal(reason, f"there is more than one {name} line")
+                lines[name] = (",".join(filter(None, lines[name])),)  # as Envoy does
     authority, rest = _split_absolute(request.target)
     given = None if request.host is None else request.host.strip(" \t")
     host = _HOST_READERS[compatibility](given, lines.get("host", ()), authority)
     if isinstance(host, Refusal):
         return host
-    target = _ASTERISK if rest == "*" and request.method == "OPTIONS" else read_target(rest, normalization, ambiguous)
+    target = read_target(rest, normalization, ambiguous)
     if isinstance(target, Refusal):
         return target
-    headers = MappingProxyType({**lines, "host": (host,)})
-    return RequestFacts(request.method, target, host.lower(), headers, request.joined_headers, request.scheme)
+    lines["host"] = (host,)
+    return RequestFacts(
+        request.method, target, host.lower(), MappingProxyType(lines), request.joined_headers, request.scheme
+    )
 
 
 def _read_lines(headers: Sequence[tuple[str, str]]) -> _Lines | Refusal:
-    lines: dict[str, list[str]] = {}
-    for name, value in headers:
-        if not _NAME.fullmatch(name):
+    lines: _Lines = {}
+    repeated: dict[str, list[str]] = {}
+    for written, value in headers:
+        name = _lower_name(written) if len(written) <= _USUAL_NAME else _lower_name.__wrapped__(written)
+        if name is None:
             return Refusal(Reason.HEADER_INVALID, "a header name holds a character that names do not have")
-        if not _VALUE.fullmatch(value):
-            return Refusal(Reason.HEADER_INVALID, f"the header {name.lower()} holds a control character")
-        lines.setdefault(name.lower(), []).append(value.strip(" \t"))
+        if name in lines:
+            repeated.setdefault(name, [*lines[name]]).append(value.strip(" \t"))
+        else:
+            lines[name] = (value.strip(" \t"),)
+    if not _are_clean([value for _, value in headers]):
+        name = next(name for name, value in headers if not _are_clean([value]))
+        return Refusal(Reason.HEADER_INVALID, f"the header {name.lower()} holds a control character")
     if "transfer-encoding" in lines and "content-length" in lines:
         return Refusal(Reason.HEADER_INVALID, "Transfer-Encoding and Content-Length exclude each other")
-    return {name: tuple(values) for name, values in lines.items()}
+    for name, values in repeated.items():
+        lines[name] = tuple(values)
+    return lines
+
+
+@lru_cache(1024)
+def _lower_name(name: str) -> str | None:
+    """In lower case; None for what is no name. Clients use few names, so most are remembered."""
+    return name.lower() if _NAME.fullmatch(name) else None
+
+
+def _are_clean(values: Iterable[str]) -> bool:
+    """Whether no value holds a control character, all looked at in one go."""
+    try:
+        return not "".join(values).encode("latin-1").translate(None, _IN_VALUES)
+    except UnicodeEncodeError:
+        return False
 
 
 def _split_absolute(target: str) -> tuple[str | None, str]:
     """The authority of an absolute-form target (RFC 9112 section 3.2.2), and the target in origin form."""
-    match = _ABSOLUTE.match(target)
+    match = None if target.startswith("/") else _ABSOLUTE.match(target)
     if match is None:
         return None, target
     return match[1], target[match.end() :] or "/"
@@ -125,6 +153,8 @@ def _split_absolute(target: str) -> tuple[str | None, str]:
 
 def _safe_host(given: str | None, lines: Sequence[str], authority: str | None) -> str | Refusal:
     """All who name the host must name the same (RFC 9112 section 3.2.2): the application sees the Host line only."""
+    if authority is None and len(lines) == 1 and given in (None, lines[0]):
+        return _checked_host(lines[0], _HOST)
     named = [name for name in (authority, *lines, given) if name is not None]
     if any(name.lower() != named[0].lower() for name in named):
         return Refusal(Reason.HOST_INVALID, "the Host line and another name of the host differ")

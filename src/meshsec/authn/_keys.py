@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..jose import KeySet
+from ._cache import TokenCache
 
 __all__ = ["KeySnapshot", "KeySource", "KeyState", "NeedKeys"]
 
@@ -36,10 +37,12 @@ class KeyState:
     Attributes:
         keys: the last good set; None where there is none, or only one that is too old.
         fetchable: whether asking may help: a fetch is permitted or in flight.
+        cache: the tokens that these very keys verified; None: every token is verified anew.
     """
 
     keys: KeySet | None = None
     fetchable: bool = False
+    cache: TokenCache | None = field(default=None, compare=False)
 
 
 KeySnapshot = Mapping[KeySource, KeyState]

@@ -6,9 +6,10 @@ handed on whole, so that it fails as malformed. This file must not know rules, k
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -20,7 +21,7 @@ __all__ = ["Location", "Place", "locations", "without_parameters"]
 _SPACE: Final = " \t"
 
 
-class Place(Enum):
+class Place(StrEnum):
     """The part of a request that holds a token."""
 
     HEADER = "header"
@@ -45,6 +46,17 @@ class Location:
     def find(self, facts: RequestFacts) -> list[str]:
         """Every token here, one for each header line, parameter or cookie of the name; an empty one counts."""
         return list(_FINDERS[self.place](self, facts))
+
+    def find_as_istio(self, facts: RequestFacts) -> list[str]:
+        """The tokens that Istio's proxy would find: behind a prefix anywhere, of parameters and cookies the first."""
+        if self.place is Place.HEADER:
+            return [_behind(self.prefix, value) for value in facts.headers.get(self.name, ()) if self.prefix in value]
+        return self.find(facts)[:1]
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Its turn among the places of one rule, for Istio's proxy, which begins with the last."""
+        return _RANKS[self.place], self.name + self.prefix
 
 
 _DEFAULT: Final = (
@@ -76,7 +88,8 @@ def _in_headers(location: Location, facts: RequestFacts) -> Iterator[str]:
 
 
 def _in_query(location: Location, facts: RequestFacts) -> Iterator[str]:
-    for piece in (facts.target.query or "").split("&"):
+    query = facts.target.query
+    for piece in query.split("&") if query else ():
         name, value = _parameter(piece)
         if name == location.name:
             yield unquote_plus(value)
@@ -97,6 +110,18 @@ _FINDERS: Final[dict[Place, Callable[[Location, RequestFacts], Iterator[str]]]] 
     Place.PARAMETER: _in_query,
     Place.COOKIE: _in_cookies,
 }
+
+
+_RANKS: Final = {Place.HEADER: 0, Place.PARAMETER: 1, Place.COOKIE: 2}
+_OUTSIDE_TOKEN: Final = re.compile(r"[^A-Za-z0-9_.-]*")
+
+
+def _behind(prefix: str, value: str) -> str:
+    """What stands behind the prefix, after anything that no token begins with; where nothing is left, all of it."""
+    if not prefix:
+        return value
+    rest = value[value.index(prefix) + len(prefix) :]
+    return _OUTSIDE_TOKEN.sub("", rest, count=1) or value
 
 
 def _parameter(piece: str) -> tuple[str, str]:

@@ -54,7 +54,7 @@ class OutputHeaders:
             TokenError: ``jwt_claim_type``: a value that no header can hold.
         """
         if self.payload:
-            yield self.payload, token.payload
+            yield self.payload, token.payload.decode("ascii")
         for name, path in self.claims:
             value = _header_value(_claim(token.claims, path))
             if value:
@@ -82,7 +82,7 @@ def _header_value(claim: object) -> str:
         return str(claim) if claim >= 0 else f"{claim}.000000"
     if isinstance(claim, float):
         return str(int(claim)) if claim >= 0 and claim.is_integer() else f"{claim:f}"
-    data = json.dumps(claim, separators=(",", ":"), ensure_ascii=False)
+    data = json.dumps(claim, separators=(",", ":"), ensure_ascii=False, default=dict)
     return b64encode(data.encode()).decode("ascii")
 
 

@@ -8,20 +8,25 @@ not know policies, servers, or where keys come from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
 
+from .._values import quick
 from ..attributes import RequestFacts, RequestPrincipal
 from ..decision import Reason
 from ..errors import ConfigError, KeysUnavailableError, Problem, TokenError
 from ..resources import Compatibility, RequestAuthentication
+from ._judge import Accepted, judge_text, missing
 from ._keys import KeySnapshot, KeySource, NeedKeys
 from ._locate import Location, Place, without_parameters
+from ._requirement import walk_as_istio
 from ._rule import Rule, Trigger
-from ._token import UnverifiedToken, VerifiedToken, read_token
 
 __all__ = ["CompiledRequestAuthentication", "TokenResult", "compile_request_authentication"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TokenResult:
     """What authentication found.
@@ -32,6 +37,8 @@ class TokenResult:
         remove_headers: lower-case names of headers that the client sent and the application must not get.
         add_headers: name and value of the headers made of claims.
         query: the query without the token; None: unchanged.
+        seen: the request as the rules of authorization see it, which is as the application will: without what is
+            removed, with what is added. None: as it came.
     """
 
     principal: RequestPrincipal | None = None
@@ -39,23 +46,10 @@ class TokenResult:
     remove_headers: tuple[str, ...] = ()
     add_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     query: str | None = field(default=None, repr=False)
+    seen: RequestFacts | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    """A token that held against one of the rules that see it."""
-
-    rule: Rule
-    location: Location
-    token: VerifiedToken
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A token that held against none: the last reason, and the key sets that, fetched anew, may change it."""
-
-    error: TokenError
-    askable: tuple[KeySource, ...]
+_NOTHING: Final = TokenResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +61,13 @@ class CompiledRequestAuthentication:
         output_headers: every header that a rule may set, lower case, hyphens for underscores: always taken from the
             client first.
         sources: the key sets that are not written into the rules.
+        istio: whether tokens are looked for and combined as Istio's proxy does.
     """
 
     rules: tuple[Rule, ...]
     output_headers: frozenset[str]
     sources: tuple[KeySource, ...]
+    istio: bool = False
 
     def authenticate(
         self, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool = True
@@ -91,25 +87,32 @@ class CompiledRequestAuthentication:
         A CORS preflight (OPTIONS with Origin and Access-Control-Request-Method) has no identity: its tokens are not
         read, as in Istio.
         """
+        if not self.rules:
+            return _NOTHING
         stripped = self._stripped(facts)
-        if not self.rules or _is_preflight(facts):
-            return TokenResult(remove_headers=stripped)
+        if _is_preflight(facts):
+            seen = None if self.istio else _edited(facts, stripped, ())
+            return TokenResult(remove_headers=stripped, seen=seen)
         try:
+            if self.istio:
+                walk = walk_as_istio(self.rules, facts, keys, now, ask=ask)
+                if isinstance(walk, NeedKeys):
+                    return walk
+                return _result(walk.accepted[::-1], facts, stripped, walk.seen)
             accepted = self._verify(facts, keys, now, ask=ask)
             return accepted if isinstance(accepted, NeedKeys) else _result(accepted, facts, stripped)
         except TokenError as error:
             return TokenResult(error=error, remove_headers=stripped)
 
-    def _verify(self, facts: RequestFacts, keys: KeySnapshot, now: float, *, ask: bool) -> list[_Accepted] | NeedKeys:
+    def _verify(self, facts: RequestFacts, keys: KeySnapshot, now: float, *, ask: bool) -> list[Accepted] | NeedKeys:
         """Every token that an active rule sees must hold. Raises TokenError."""
         readings = facts.target.readings
         active = [rule for rule in self.rules if rule.trigger is None or rule.trigger.fires(readings)]
-        accepted: list[_Accepted] = []
+        accepted: list[Accepted] = []
         needed: list[KeySource] = []
         for location, text in _tokens(active, facts).items():
-            token = read_token(text)
-            found = _judge(token, location, _responsible(active, location, token), keys, now)
-            if isinstance(found, _Accepted):
+            found = judge_text(text, location, [rule for rule in active if location in rule.locations], keys, now)
+            if isinstance(found, Accepted):
                 accepted.append(found)
             elif ask and found.askable:
                 needed += found.askable
@@ -118,8 +121,8 @@ class CompiledRequestAuthentication:
         if needed:
             return NeedKeys(tuple(dict.fromkeys(needed)))
         if any(rule.trigger for rule in active) and not any(item.rule.trigger for item in accepted):
-            raise _missing()
-        return sorted(accepted, key=lambda item: item.rule.profile.issuer)
+            raise missing()
+        return sorted(accepted, key=lambda item: self.rules.index(item.rule))
 
     def _stripped(self, facts: RequestFacts) -> tuple[str, ...]:
         """Either spelling: where headers become variables (CGI, WSGI) ``x_user`` and ``x-user`` are one name."""
@@ -129,13 +132,15 @@ class CompiledRequestAuthentication:
 
 
 def compile_request_authentication(
-    resources: Sequence[RequestAuthentication], *, compatibility: Compatibility = "safe"
+    resources: Sequence[RequestAuthentication], *, compatibility: Compatibility = "safe", token_cache: bool = True
 ) -> CompiledRequestAuthentication:
     """Compile the resources that apply to one workload; they are used together, as in Istio.
 
     Args:
         resources: already selected.
-        compatibility: ``istio`` also takes tokens without ``exp``; the other differences stay for now.
+        compatibility: ``istio`` finds, reads and combines tokens as Istio's proxy does; unless a resource has our
+            annotations, which Istio does not know.
+        token_cache: whether tokens verified with keys that are written into a rule are remembered.
 
     Raises:
         ConfigError: an inline key set holds no usable key.
@@ -146,7 +151,7 @@ def compile_request_authentication(
         trigger = Trigger.of(resource)
         for index, rule in enumerate(resource.spec.jwt_rules):
             try:
-                rules.append(Rule.of(rule, trigger, compatibility))
+                rules.append(Rule.of(rule, trigger, compatibility, token_cache=token_cache))
             except KeysUnavailableError as error:
                 field_path = f"spec.jwtRules[{index}].jwks"
                 kind = f"RequestAuthentication {resource.id}"
@@ -156,7 +161,8 @@ def compile_request_authentication(
     rules.sort(key=lambda rule: rule.profile.issuer)
     names = frozenset(name.replace("_", "-") for rule in rules for name in rule.outputs.names)
     sources = tuple(dict.fromkeys(rule.source for rule in rules if rule.source is not None))
-    return CompiledRequestAuthentication(tuple(rules), names, sources)
+    istio = compatibility == "istio" and not any(rule.trigger for rule in rules)
+    return CompiledRequestAuthentication(tuple(rules), names, sources, istio)
 
 
 def _tokens(rules: Sequence[Rule], facts: RequestFacts) -> dict[Location, str]:
@@ -167,57 +173,39 @@ def _tokens(rules: Sequence[Rule], facts: RequestFacts) -> dict[Location, str]:
         if len(mine) > 1:
             raise TokenError("Jwt is given more than once", code=Reason.JWT_SEVERAL)
         if not mine and rule.must_be_present:
-            raise _missing()
+            raise missing()
         found.update(mine)
     return found
 
 
-def _responsible(rules: Sequence[Rule], location: Location, token: UnverifiedToken) -> list[Rule]:
-    """The rules for this place and issuer; those that require a token here come alone, where there are any."""
-    readers = [rule for rule in rules if location in rule.locations and rule.is_for(token.unverified_issuer)]
-    return [rule for rule in readers if rule.trigger] or readers
-
-
-def _judge(
-    token: UnverifiedToken, location: Location, rules: Sequence[Rule], snapshot: KeySnapshot, now: float
-) -> _Accepted | _Refused:
-    """The first rule that accepts the token, as in Istio; of several refusals the last is told."""
-    error = TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
-    askable: list[KeySource] = []
-    for rule in rules:
-        state = rule.state(snapshot)
-        try:
-            if state.keys is None:
-                raise TokenError("Jwks remote fetch is failed", code=Reason.KEYS_UNAVAILABLE)
-            return _Accepted(rule, location, token.verify(rule.profile, state.keys, now))
-        except TokenError as refusal:
-            error = refusal
-            if state.fetchable and rule.source and _is_about_keys(refusal, token):
-                askable.append(rule.source)
-    return _Refused(error, tuple(askable))
-
-
-def _is_about_keys(error: TokenError, token: UnverifiedToken) -> bool:
-    """Whether other keys may change the verdict: a token that names no key may be signed by one we have not seen."""
-    if error.code == Reason.JWT_SIGNATURE:
-        return not token.names_key
-    return error.code in (Reason.KEYS_UNAVAILABLE, Reason.JWT_UNKNOWN_KEY)
-
-
-def _result(accepted: Sequence[_Accepted], facts: RequestFacts, stripped: tuple[str, ...]) -> TokenResult:
+def _result(
+    accepted: Sequence[Accepted], facts: RequestFacts, stripped: tuple[str, ...], seen: RequestFacts | None = None
+) -> TokenResult:
     """The first rule's token is the caller's identity, as in Istio; every token that is not forwarded goes."""
     if not accepted:
-        return TokenResult(remove_headers=stripped)
+        return TokenResult(remove_headers=stripped, seen=seen or _edited(facts, stripped, ()))
     first = accepted[0]
     spent = [item.location for item in accepted if not item.rule.forward]
     headers = (location.name for location in spent if location.place is Place.HEADER)
     parameters = {location.name for location in spent if location.place is Place.PARAMETER}
+    removed = (*stripped, *headers)
+    added = tuple(first.rule.outputs.values(first.token))
     return TokenResult(
         first.token.principal,
-        remove_headers=(*stripped, *headers),
-        add_headers=tuple(first.rule.outputs.values(first.token)),
+        remove_headers=removed,
+        add_headers=added,
         query=without_parameters(facts.target.query or "", parameters) if parameters else None,
+        seen=seen or _edited(facts, removed, added),
     )
+
+
+def _edited(facts: RequestFacts, removed: Sequence[str], added: Sequence[tuple[str, str]]) -> RequestFacts | None:
+    if not removed and not added:
+        return None
+    headers = {name: lines for name, lines in facts.headers.items() if name not in removed}
+    for name, value in added:
+        headers[name] = (*headers.get(name, ()), value)
+    return replace(facts, headers=MappingProxyType(headers))
 
 
 def _is_preflight(facts: RequestFacts) -> bool:
@@ -227,7 +215,3 @@ def _is_preflight(facts: RequestFacts) -> bool:
         and any(headers.get("origin", ()))
         and any(headers.get("access-control-request-method", ()))
     )
-
-
-def _missing() -> TokenError:
-    return TokenError("Jwt is missing", code=Reason.JWT_MISSING)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from ..jose import KeySet
 from ..matching import PathSet, parse_path_pattern
 from ..resources import Compatibility, JWTRule, Presence, RequestAuthentication
+from ._cache import TokenCache
 from ._keys import NO_KEYS, KeySnapshot, KeySource, KeyState
+from ._legacy_trigger import LegacyTrigger
 from ._locate import Location, locations
 from ._output import OutputHeaders
 from ._token import TokenProfile, inline_keys
@@ -61,7 +62,7 @@ class Rule:
     Attributes:
         profile: what the claims must be.
         locations: where its tokens stand.
-        keys: the set that is written into it; None: it is fetched.
+        inline: the keys that are written into it; None: they are fetched.
         source: where the set is fetched; None: it is written into it.
         outputs: the headers it makes.
         forward: whether the application sees the token.
@@ -71,22 +72,29 @@ class Rule:
 
     profile: TokenProfile
     locations: tuple[Location, ...]
-    keys: KeySet | None
+    inline: KeyState | None
     source: KeySource | None
     outputs: OutputHeaders
     forward: bool
     must_be_present: bool
-    trigger: Trigger | None
+    trigger: Trigger | LegacyTrigger | None
 
     @classmethod
-    def of(cls, rule: JWTRule, trigger: Trigger | None, compatibility: Compatibility) -> Self:
+    def of(
+        cls,
+        rule: JWTRule,
+        trigger: Trigger | LegacyTrigger | None,
+        compatibility: Compatibility,
+        *,
+        token_cache: bool = True,
+    ) -> Self:
         """Compile. Raises KeysUnavailableError where the inline key set has no usable key."""
         keys = inline_keys(rule)
         timeout = None if rule.timeout == _DEFAULT_TIMEOUT else rule.timeout
         return cls(
             TokenProfile.of(rule, compatibility),
             locations(rule),
-            keys,
+            KeyState(keys, cache=TokenCache() if token_cache else None) if keys else None,
             None if keys else KeySource(rule.issuer, rule.jwks_uri, timeout),
             OutputHeaders.of(rule),
             rule.forward_original_token,
@@ -100,7 +108,7 @@ class Rule:
 
     def state(self, snapshot: KeySnapshot) -> KeyState:
         """The keys at hand."""
-        return KeyState(self.keys) if self.source is None else snapshot.get(self.source, NO_KEYS)
+        return self.inline or (snapshot.get(self.source, NO_KEYS) if self.source else NO_KEYS)
 
 
 def _patterns(texts: Iterable[str]) -> PathSet:

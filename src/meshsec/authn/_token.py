@@ -6,29 +6,35 @@ file must not know where in a request a token was found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Self
 
-from ..attributes import RequestPrincipal, freeze_claims
+from .._values import quick
+from ..attributes import RequestPrincipal
 from ..decision import Reason
 from ..errors import TokenError
-from ..jose import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, UnverifiedJws, parse_jws, read_json_object
+from ..jose import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, UnverifiedJws, parse_jws, read_frozen_object
 from ..resources import Compatibility, JWTRule
 
 __all__ = ["TokenProfile", "UnverifiedToken", "VerifiedToken", "inline_keys", "read_token", "verify_token"]
 
 LEEWAY: Final = 60  # seconds, each way, as Istio's proxy has it
 
-# Shared secrets get as far as this only in a set that is written into a rule and names an HS algorithm.
-_ALGORITHMS: Final = ASYMMETRIC_ALGORITHMS | SYMMETRIC_ALGORITHMS
+# Shared secrets get as far as this only in a set that is written into a rule and names an HS algorithm. Istio's proxy
+# does not know RFC 9864's name for EdDSA on curve Ed25519, and what it refuses is never let pass.
+_ALGORITHMS: Final = (ASYMMETRIC_ALGORITHMS | SYMMETRIC_ALGORITHMS) - {"Ed25519"}
 _TEXT_CLAIMS: Final = ("sub", "jti")
 _TIME_CLAIMS: Final = ("iat", "nbf", "exp")
 _TIME_LIMIT: Final = 1 << 64
+_FAR_FUTURE: Final = 1 << 48  # what is below needs no closer look
 # Claims whose text is a list of words (istio.io: claims with space-delimited values).
 _SPLIT_CLAIMS: Final = frozenset({"scope", "permission"})
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
     """A token in the right form, read once. Nothing in it is true yet.
@@ -47,16 +53,28 @@ class UnverifiedToken:
         return bool(self._jws.unverified_header.get("kid"))
 
     def verify(self, profile: TokenProfile, keys: KeySet, now: float) -> VerifiedToken:
-        """Check signature, types, issuer, times and audience, in this order. Raises TokenError."""
-        self._jws.verify(keys, _ALGORITHMS)
+        """Check signature, types, issuer, times and audience, in this order; for Istio the signature comes last.
+
+        Raises:
+            TokenError: the first of them that does not hold.
+        """
+        if profile.istio:
+            self._check_claims(profile, now)
+            self._jws.verify(keys, _ALGORITHMS)
+        else:
+            self._jws.verify(keys, _ALGORITHMS)
+            self._check_claims(profile, now)
+        return VerifiedToken(profile.principal(self._claims), self._claims, self._jws.payload_segment)
+
+    def _check_claims(self, profile: TokenProfile, now: float) -> None:
         _check_types(self._claims)
         if profile.issuer and self.unverified_issuer != profile.issuer:
             raise TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
-        _check_times(self._claims, now, must_expire=profile.must_expire)
+        _check_times(self._claims, now, must_expire=not profile.istio)
         _check_audience(self._claims, profile.audiences)
-        return VerifiedToken(profile.principal(self._claims), self._claims, self._jws.payload_segment.decode("ascii"))
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
     """A token that held against a rule.
@@ -69,7 +87,7 @@ class VerifiedToken:
 
     principal: RequestPrincipal
     claims: Mapping[str, Any] = field(repr=False)
-    payload: str = field(repr=False)
+    payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +98,37 @@ class TokenProfile:
         issuer: what ``iss`` must be; empty: anything, or nothing.
         audiences: any of which must be in ``aud``, normalized; empty: no check.
         split_claims: top-level claims whose text is split at spaces.
-        must_expire: whether ``exp`` is required; where it is not, 0 means never, as in Istio.
+        istio: whether to judge as Istio's proxy does: the signature after the claims, and no ``exp``, or 0, means
+            never.
     """
 
     issuer: str
     audiences: frozenset[str]
     split_claims: frozenset[str]
-    must_expire: bool = True
+    istio: bool = False
 
     @classmethod
     def of(cls, rule: JWTRule, compatibility: Compatibility = "safe") -> Self:
         """The profile of a rule."""
         audiences = frozenset(map(_normalized, rule.audiences))
         split = _SPLIT_CLAIMS.union(rule.space_delimited_claims)
-        return cls(rule.issuer, audiences, split, must_expire=compatibility == "safe")
+        return cls(rule.issuer, audiences, split, istio=compatibility == "istio")
+
+    def lifetime(self, claims: Mapping[str, Any]) -> tuple[float, float]:
+        """The first and the last moment at which claims that were checked hold."""
+        expiry = int(claims.get("exp", 0))
+        never = self.istio and not expiry
+        return int(claims.get("nbf", 0)) - LEEWAY, math.inf if never else expiry + LEEWAY
 
     def principal(self, claims: Mapping[str, Any]) -> RequestPrincipal:
-        """The end user, from claims that were checked."""
-        split = {name: _words(claims[name]) for name in self.split_claims if isinstance(claims.get(name), str)}
-        return RequestPrincipal(claims.get("iss", ""), claims.get("sub", ""), freeze_claims({**claims, **split}))
+        """The end user, from claims that were checked; what is inside them is read-only already."""
+        split: dict[str, Any] = {}
+        for name in self.split_claims:
+            text = claims.get(name)
+            if isinstance(text, str):
+                split[name] = _words(text)
+        seen = MappingProxyType({**claims, **split})
+        return RequestPrincipal(claims.get("iss", ""), claims.get("sub", ""), seen)
 
 
 def verify_token(token: str, rule: JWTRule, keys: KeySet, *, now: float) -> RequestPrincipal:
@@ -121,11 +151,15 @@ def verify_token(token: str, rule: JWTRule, keys: KeySet, *, now: float) -> Requ
     return read_token(token).verify(TokenProfile.of(rule), keys, now).principal
 
 
-def read_token(token: str) -> UnverifiedToken:
-    """Read a token's form and the issuer it claims. Raises TokenError; verifies nothing."""
-    jws = parse_jws(token)
+def read_token(token: str, *, lenient: bool = False) -> UnverifiedToken:
+    """Read a token's form, leniently as in :func:`meshsec.jose.parse_jws`, and the issuer it claims.
+
+    Raises TokenError; verifies nothing.
+    """
+    jws = parse_jws(token, lenient=lenient)
     try:
-        claims = read_json_object(jws.unverified_payload)
+        # Read-only below; this copy of the top is never handed out, and quicker to look into.
+        claims = read_frozen_object(jws.unverified_payload).copy()
     except ValueError:
         raise TokenError("Jwt payload is an invalid JSON", code=Reason.JWT_MALFORMED) from None
     issuer = claims.get("iss")
@@ -144,7 +178,9 @@ def _check_types(claims: Mapping[str, Any]) -> None:
         if not isinstance(claims.get(name, ""), str):
             raise _wrong_type(name, "a string")
     for name in _TIME_CLAIMS:
-        _check_time(name, claims.get(name, 0))
+        value = claims.get(name, 0)
+        if type(value) is not int or not 0 <= value < _FAR_FUTURE:
+            _check_time(name, value)
     audience = claims.get("aud", "")
     if not isinstance(audience, str) and not _is_text_list(audience):
         raise _wrong_type("aud", "a string or string list")
@@ -153,7 +189,8 @@ def _check_types(claims: Mapping[str, Any]) -> None:
 def _check_time(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong_type(name, "an integer")
-    if not 0 <= value < _TIME_LIMIT:
+    # As a double, which is what Istio's proxy makes of it: 2^64 - 1 is 2^64.
+    if not 0 <= value < _TIME_LIMIT or float(value) == _TIME_LIMIT:
         raise _wrong_type(name, "a positive 64 bit integer")
 
 
@@ -184,13 +221,13 @@ def _normalized(audience: str) -> str:
     return audience.removesuffix("/")
 
 
-def _words(text: str) -> list[str] | str:
+def _words(text: str) -> tuple[str, ...] | str:
     """Split at the space character alone; nothing but spaces stays as it is."""
-    return [word for word in text.split(" ") if word] or text
+    return tuple([word for word in text.split(" ") if word]) or text
 
 
 def _is_text_list(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
 
 
 def _wrong_type(name: str, wanted: str) -> TokenError:

@@ -5,25 +5,25 @@ Must not know: requests, selectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..decision import Reason
 from ..errors import ConfigError, Problem
 from ..resources import Action, AuthorizationPolicy, MeshConfig, Operation, Rule, Source
+from ._custom import CompiledCustom
 from ._evaluate import CompiledAuthorization
 from ._match import Doubt
 from ._patterns import Scope
 from ._rows import OPERATION_FIELDS, SOURCE_FIELDS, Row, find_row
 from ._rules import CompiledPolicy, Condition, Conditions, PolicyRule
+from ._verdict import Verdict
 
-__all__ = ["compile_authorization"]
+__all__ = ["compile_authorization", "compile_custom"]
 
+_REASONS: Final = {Action.ALLOW: Reason.ALLOW_RULE}
 _ENFORCED: Final = (Action.AUDIT, Action.DENY, Action.ALLOW)
-
-# Go's strconv.ParseBool, by which Istio reads the annotation; what it cannot read is enforced.
-_DRY_RUN: Final = "istio.io/dry-run"
-_TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
 def compile_authorization(policies: Sequence[AuthorizationPolicy], *, config: MeshConfig) -> CompiledAuthorization:
@@ -31,36 +31,76 @@ def compile_authorization(policies: Sequence[AuthorizationPolicy], *, config: Me
 
     Args:
         policies: all that apply to it, those of the root namespace too; selectors are not looked at. Dry-run policies
-            are left out: they enforce nothing, and a dry-run ALLOW does not turn on default-deny.
+            enforce nothing, and a dry-run ALLOW does not turn on default-deny.
         config: trust domains and compatibility.
 
     Raises:
         ConfigError: a value or an attribute cannot be enforced; all problems at once.
     """
     slots = _Slots()
+    return CompiledAuthorization.of(_compile_each(policies, _ENFORCED, config, slots), slots.rows)
+
+
+def compile_custom(policies: Sequence[AuthorizationPolicy], *, config: MeshConfig) -> CompiledCustom:
+    """Compile the CUSTOM policies of one workload.
+
+    Args:
+        policies: as for :func:`compile_authorization`, but CUSTOM all of them.
+        config: trust domains, compatibility, and which providers there are.
+
+    Raises:
+        ConfigError: a value or an attribute cannot be enforced, or a provider is not known; all problems at once.
+    """
+    known = config.extension_providers
+    unknown = [_unknown_provider(policy, known) for policy in policies if _provider(policy) not in known]
+    if unknown:
+        raise ConfigError(unknown)
+    slots = _Slots()
+    providers = {policy.id: _provider(policy) for policy in policies}
+    compiled = _compile_each(policies, (Action.CUSTOM,), config, slots)
+    return CompiledCustom.of([(providers[policy.id], policy) for policy in compiled], slots.rows)
+
+
+def _provider(policy: AuthorizationPolicy) -> str:
+    return policy.spec.provider.name if policy.spec.provider else ""
+
+
+def _unknown_provider(policy: AuthorizationPolicy, known: Iterable[str]) -> Problem:
+    """Istio would deny what the policy matches; a mistake in a name is better told than served."""
+    names = ", ".join(sorted(known)) or "none"
+    return Problem(
+        f"no authorizer {_provider(policy)[:80]!a} is in meshConfig.extensionProviders; it has: {names}",
+        source=policy.location,
+        resource=f"AuthorizationPolicy {policy.id}",
+        field="spec.provider.name",
+    )
+
+
+def _compile_each(
+    policies: Sequence[AuthorizationPolicy], actions: Collection[Action], config: MeshConfig, slots: _Slots
+) -> list[CompiledPolicy]:
+    """In the order of namespaces and names. Raises ConfigError with every problem."""
     compiled: list[CompiledPolicy] = []
     problems: list[Problem] = []
     for policy in sorted(policies, key=lambda item: (item.namespace, item.name)):
-        if policy.metadata.annotations.get(_DRY_RUN) in _TRUE:
-            continue
         try:
+            if policy.spec.action not in actions:
+                raise ValueError(f"action {policy.spec.action} cannot be enforced")
             compiled.append(_compile_policy(policy, config, slots))
         except ValueError as error:
             resource = f"AuthorizationPolicy {policy.id}"
             problems.append(Problem(str(error), source=policy.location, resource=resource))
     if problems:
         raise ConfigError(problems)
-    return CompiledAuthorization.of(compiled, slots.rows)
+    return compiled
 
 
 def _compile_policy(policy: AuthorizationPolicy, config: MeshConfig, slots: _Slots) -> CompiledPolicy:
     action = policy.spec.action
-    if action not in _ENFORCED:
-        raise ValueError(f"action {action} cannot be enforced")
     scope = Scope(policy.namespace, (config.trust_domain, *config.trust_domain_aliases))
     compiler = _Compiler(action, scope, config.compatibility == "istio", slots)
     rules = tuple(compiler.rule(policy.id, index, rule) for index, rule in enumerate(policy.spec.rules or ()))
-    return CompiledPolicy(policy.id, action, rules)
+    return CompiledPolicy(policy.id, action, rules, policy.dry_run)
 
 
 @dataclass(slots=True)
@@ -99,6 +139,7 @@ class _Compiler:
                 for item in rule.when or ()
                 for condition in self._both(item.key, item.values, item.not_values)
             ),
+            Verdict(_REASONS.get(self.action, Reason.DENY_RULE), policy, index),
         )
 
     def _fields(self, entry: Source | Operation, fields: Mapping[str, str]) -> Conditions:
@@ -114,8 +155,9 @@ class _Compiler:
                 yield self._condition(key, texts, negated=negated)
 
     def _condition(self, key: str, texts: Sequence[str], *, negated: bool) -> Condition:
-        row = find_row(key)
-        patterns = tuple(dict.fromkeys(pattern for text in texts for pattern in row.parse(text, self.scope)))
+        row = find_row(key, istio=self.istio)
+        patterns = tuple([pattern for text in texts for pattern in row.parse(text, self.scope)])
+        patterns = tuple(dict.fromkeys(patterns)) if len(patterns) > 1 else patterns
         # Doubt makes a DENY match and an ALLOW not; what is negated is judged the other way round before.
         doubt = Doubt(matches=(self.action is not Action.ALLOW) is not negated, istio=self.istio)
-        return Condition(key, patterns, negated, self.slots.place(key, row), row.test(patterns, doubt))
+        return Condition(key, patterns, negated, self.slots.place(key, row), doubt, row.test)

@@ -6,18 +6,22 @@ Must not know: how a value is read or matched, or what happens to a refused requ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from ..attributes import Attributes
-from ..decision import Reason
+from ..decision import DryRun, Reason
 from ..resources import Action
 from ._explain import explain
+from ._index import RuleIndex
 from ._rows import Row
-from ._rules import CompiledPolicy, PolicyRule
+from ._rules import CompiledPolicy
 from ._verdict import Verdict
 
 __all__ = ["CompiledAuthorization"]
+
+_NO_ALLOW_POLICY: Final = Verdict(Reason.NO_ALLOW_POLICY)
+_NO_ALLOW_RULE: Final = Verdict(Reason.NO_ALLOW_RULE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +30,72 @@ class CompiledAuthorization:
 
     Attributes:
         policies: those that are enforced, by namespace and name. Among rules that match, the first is named.
+        trials: those on trial (dry-run), which are only recorded.
         rows: the attributes they ask for, each at its slot.
     """
 
     policies: tuple[CompiledPolicy, ...]
+    trials: tuple[CompiledPolicy, ...]
     rows: tuple[Row, ...]
     _readers: tuple[Callable[[Attributes], Any], ...] = field(repr=False, compare=False)
-    _audit: tuple[PolicyRule, ...] = field(repr=False, compare=False)
-    _deny: tuple[PolicyRule, ...] = field(repr=False, compare=False)
-    _allow: tuple[PolicyRule, ...] | None = field(repr=False, compare=False)
+    _audit: RuleIndex | None = field(repr=False, compare=False)
+    _deny: RuleIndex | None = field(repr=False, compare=False)
+    _allow: RuleIndex | None = field(repr=False, compare=False)
+    _trial_deny: RuleIndex | None = field(repr=False, compare=False)
+    _trial_allow: RuleIndex | None = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, policies: Sequence[CompiledPolicy], rows: Sequence[Row]) -> Self:
         """Sort the rules by action. An ALLOW policy without rules counts: it refuses everything."""
-        rules: dict[Action, list[PolicyRule]] = {}
-        for policy in policies:
-            rules.setdefault(policy.action, []).extend(policy.rules)
+
+        def rules(those: Sequence[CompiledPolicy], action: Action) -> RuleIndex | None:
+            found = [policy.rules for policy in those if policy.action is action]
+            return RuleIndex.of([rule for rules in found for rule in rules], rows) if found else None
+
+        enforced = tuple(policy for policy in policies if not policy.dry_run)
+        trials = tuple(policy for policy in policies if policy.dry_run)
         return cls(
-            tuple(policies),
+            enforced,
+            trials,
             tuple(rows),
             _readers=tuple(row.read for row in rows),
-            _audit=tuple(rules.get(Action.AUDIT, ())),
-            _deny=tuple(rules.get(Action.DENY, ())),
-            _allow=tuple(rules[Action.ALLOW]) if Action.ALLOW in rules else None,
+            _audit=rules(enforced, Action.AUDIT),
+            _deny=rules(enforced, Action.DENY),
+            _allow=rules(enforced, Action.ALLOW),
+            _trial_deny=rules(trials, Action.DENY),
+            _trial_allow=rules(trials, Action.ALLOW),
         )
 
     def evaluate(self, attributes: Attributes) -> Verdict:
         """Decide one reading of one request.
 
         A fact that is not known (an address, a port, a host) makes a DENY rule that needs it match and an ALLOW rule
-        not match, negated or not. ``remote.ip`` is the directly connected peer's address: no header is trusted.
+        not match, negated or not. ``remote.ip`` is the directly connected peer's address: no header is believed,
+        but under ``compatibility: istio``.
 
         Does not check: the token (authn did), the peer's certificate, or the other readings of the path.
         """
         values = [read(attributes) for read in self._readers]
-        audited = tuple(dict.fromkeys(rule.policy for rule in self._audit if rule.matches(values)))
-        for rule in self._deny:
-            if rule.matches(values):
-                return Verdict(Reason.DENY_RULE, rule.policy, rule.index, audited)
-        if self._allow is None:
-            return Verdict(Reason.NO_ALLOW_POLICY, audited=audited)
-        for rule in self._allow:
-            if rule.matches(values):
-                return Verdict(Reason.ALLOW_RULE, rule.policy, rule.index, audited)
-        return Verdict(Reason.NO_ALLOW_RULE, audited=audited)
+        audited = self._audit.policies(values) if self._audit else ()
+        dry_run = self._on_trial(values) if self.trials else ()
+        if self._deny and (rule := self._deny.first(values)):
+            verdict = rule.verdict
+        elif self._allow is None:
+            verdict = _NO_ALLOW_POLICY
+        else:
+            rule = self._allow.first(values)
+            verdict = rule.verdict if rule else _NO_ALLOW_RULE
+        return replace(verdict, audited=audited, dry_run=dry_run) if audited or dry_run else verdict
+
+    def _on_trial(self, values: Sequence[Any]) -> tuple[DryRun, ...]:
+        """Each action by itself, beside what is enforced, as in Istio's proxy."""
+        found: list[DryRun] = []
+        if self._trial_deny and (rule := self._trial_deny.first(values)):
+            found.append(DryRun(Reason.DENY_RULE, rule.policy, rule.index))
+        if self._trial_allow:
+            rule = self._trial_allow.first(values)
+            found.append(DryRun(Reason.ALLOW_RULE, rule.policy, rule.index) if rule else DryRun(Reason.NO_ALLOW_RULE))
+        return tuple(found)
 
     def explain(self, attributes: Attributes) -> str:
         """Say in plain words why :meth:`evaluate` decides as it does: the reason, then one line for each policy.
@@ -77,4 +103,4 @@ class CompiledAuthorization:
         Claims and the headers that hold secrets are named, never shown.
         """
         values = [read(attributes) for read in self._readers]
-        return explain(self.evaluate(attributes), self.policies, self.rows, values)
+        return explain(self.evaluate(attributes), (*self.policies, *self.trials), self.rows, values)

@@ -14,7 +14,7 @@ from ..matching import Glob, IpAddress, IpBlock, Kind, PathSet, PathTemplate, Pa
 from ._patterns import RequestPrincipalPattern, ServiceAccount
 from ._read import HeaderValue, Names, joined
 
-__all__ = ["Doubt", "Test"]
+__all__ = ["NEEDLES", "Doubt", "Test"]
 
 Test = Callable[[Any], bool]
 """A predicate on the value of one attribute."""
@@ -62,7 +62,7 @@ def any_text(patterns: Sequence[StringPattern], _doubt: Doubt) -> Test:
 def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
     """Any line. A line that may be several is judged by every way it may have been joined from them."""
     matches = PatternSet.of(patterns).matches
-    possible = tuple(_NEEDLES[pattern.kind].format(joined(pattern.text)) for pattern in patterns)
+    possible = tuple(NEEDLES[pattern.kind].format(joined(pattern.text)) for pattern in patterns)
     # Where the first line ends is not known, but how it begins is, up to the first comma; so with the last.
     certain = PatternSet.of(
         pattern for pattern in patterns if pattern.kind is not Kind.EXACT and "," not in pattern.text
@@ -80,7 +80,7 @@ def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
 
 
 # What text between commas must hold for some line of it to match.
-_NEEDLES: Final = {Kind.EXACT: ",{},", Kind.PREFIX: ",{}", Kind.SUFFIX: "{},", Kind.PRESENT: ","}
+NEEDLES: Final = {Kind.EXACT: ",{},", Kind.PREFIX: ",{}", Kind.SUFFIX: "{},", Kind.PRESENT: ","}
 
 
 def host(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
@@ -128,9 +128,11 @@ def address(patterns: Sequence[IpBlock], doubt: Doubt) -> Test:
 
 
 def request_principal(patterns: Sequence[RequestPrincipalPattern], _doubt: Doubt) -> Test:
-    """Issuer and subject."""
+    """Issuer and subject, or the one text that a legacy Policy binds."""
 
-    def test(value: tuple[str, str] | None) -> bool:
+    def test(value: tuple[str, str] | str | None) -> bool:
+        if isinstance(value, str):
+            return any(pattern.whole.matches(value) for pattern in patterns)
         return value is not None and any(pattern.matches(*value) for pattern in patterns)
 
     return test

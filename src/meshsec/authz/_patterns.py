@@ -32,22 +32,22 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class RequestPrincipalPattern:
-    """A request principal is not one text: the issuer and the subject are matched apart, split at the last slash."""
+    """A request principal is not one text: the issuer and the subject are matched apart, split at the last slash.
+
+    Attributes:
+        issuer: of the token.
+        subject: of the token.
+        whole: what a legacy Policy binds, which is one text.
+    """
 
     issuer: StringPattern
     subject: StringPattern
+    whole: StringPattern = _NONEMPTY
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Istio's split. ``https://issuer*`` is split inside ``//`` and so matches nothing; write ``issuer/*``."""
-        head, slash, tail = text.rpartition("/")
-        if text == "*":
-            return cls(_NONEMPTY, _NONEMPTY)
-        if text.startswith("*"):
-            return cls(_ends(head), _exact(tail)) if slash else cls(_NONEMPTY, _ends(text))
-        if text.endswith("*"):
-            return cls(_exact(head), _begins(tail)) if slash else cls(_begins(text), _NONEMPTY)
-        return cls(_exact(head), _exact(tail)) if slash else cls(_exact(text), _exact(""))
+        return cls(*_split(text), StringPattern.parse(text, nonempty=True))
 
     def matches(self, issuer: str, subject: str) -> bool:
         """Whether a token that has both claims matches."""
@@ -55,6 +55,17 @@ class RequestPrincipalPattern:
 
     def __str__(self) -> str:
         return f"{self.issuer}/{self.subject}"
+
+
+def _split(text: str) -> tuple[StringPattern, StringPattern]:
+    head, slash, tail = text.rpartition("/")
+    if text == "*":
+        return _NONEMPTY, _NONEMPTY
+    if text.startswith("*"):
+        return (_ends(head), _exact(tail)) if slash else (_NONEMPTY, _ends(text))
+    if text.endswith("*"):
+        return (_exact(head), _begins(tail)) if slash else (_begins(text), _NONEMPTY)
+    return (_exact(head), _exact(tail)) if slash else (_exact(text), _exact(""))
 
 
 def _exact(text: str) -> StringPattern:

@@ -67,15 +67,15 @@ def claim_path(entry: str) -> tuple[str, ...]:
     return tuple(names) if regular else (entry[1:-1],)
 
 
-def _claim_entry(entry: str) -> Row:
+def _claim_entry(entry: str, *, istio: bool) -> Row:  # noqa: ARG001 - claims have one reading
     return _claim(*claim_path(entry))
 
 
-def _header_entry(entry: str) -> Row:
+def _header_entry(entry: str, *, istio: bool) -> Row:
     name = entry[1:-1].lower()
     secret = any(word in name for word in _SECRET)
     show = _read.show_hidden if secret else _read.show_lines
-    return Row(_patterns.present_text, _read.header(name), _match.header, show, secret)
+    return Row(_patterns.present_text, _read.header(name, istio=istio), _match.header, show, secret)
 
 
 _ROWS: Final[Mapping[str, Row]] = {
@@ -86,35 +86,42 @@ _ROWS: Final[Mapping[str, Row]] = {
     ),
     "source.trustDomain": Row(_patterns.trust_domain, _read.peer_trust_domain, _match.text, _read.show_text),
     "source.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
-    "remote.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
+    "remote.ip": Row(_patterns.ip_block, _read.remote_ip, _match.address, _read.show_number),
     "destination.ip": Row(_patterns.ip_block, _read.destination_ip, _match.address, _read.show_number),
     "destination.port": Row(_patterns.port, _read.destination_port, _match.port, _read.show_number),
     "connection.sni": Row(_patterns.nonempty_text, _read.sni, _match.text, _read.show_text),
     "request.auth.principal": Row(
         _patterns.request_principal, _read.request_principal, _match.request_principal, _read.show_request_principal
     ),
-    "request.auth.audiences": _claim("aud"),
+    "request.auth.audiences": Row(_patterns.nonempty_text, _read.audiences, _match.any_text, _read.show_hidden),
     "request.auth.presenter": _claim("azp"),
     "hosts": Row(_patterns.host, _read.hosts, _match.host, _read.show_first),
     "methods": Row(_patterns.present_text, _read.method, _match.text, _read.show_text),
     "paths": Row(_patterns.path, _read.path, _match.path, _read.show_first),
 }
 
-_ENTRIES: Final[Mapping[str, Callable[[str], Row]]] = {
+# What compatibility: istio reads in another way.
+_ISTIO_ROWS: Final[Mapping[str, Row]] = {
+    "remote.ip": Row(_patterns.ip_block, _read.forwarded_ip, _match.address, _read.show_number),
+}
+
+_ENTRIES: Final[Mapping[str, Callable[..., Row]]] = {
     "request.auth.claims": _claim_entry,
     "request.headers": _header_entry,
 }
 
 
-def find_row(key: str) -> Row:
-    """The row of a key; ``map[entry]`` has one of its own.
+def find_row(key: str, *, istio: bool = False) -> Row:
+    """The row of a key; ``map[entry]`` has one of its own. With ``istio``, read as Istio's proxy does.
 
     Raises:
         ValueError: there is no such attribute. Istio would drop the whole rule, a DENY too.
     """
     name, bracket, _ = key.partition("[")
     if name in _ENTRIES and bracket and key.endswith("]"):
-        return _ENTRIES[name](key[len(name) :])
+        return _ENTRIES[name](key[len(name) :], istio=istio)
+    if istio and key in _ISTIO_ROWS:
+        return _ISTIO_ROWS[key]
     if key not in _ROWS:
         raise ValueError(f"unknown attribute {key[:80]!a}")
     return _ROWS[key]

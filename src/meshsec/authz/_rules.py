@@ -5,13 +5,14 @@ Must not know: Istio's API objects, attributes of a request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..resources import Action
-from ._match import Test
+from ._match import Doubt, Test
 from ._patterns import Pattern
+from ._verdict import Verdict
 
 __all__ = ["CompiledPolicy", "Condition", "Conditions", "PolicyRule"]
 
@@ -25,14 +26,24 @@ class Condition:
         patterns: what the policy's values became.
         negated: whether no pattern may match.
         slot: where the attribute's value stands among the values read from a request.
-        test: whether any of the patterns matches a value, doubt decided for this action.
+        doubt: what decides where a value could be seen either way.
+        meets: how a value meets patterns: a function of ``_match``.
     """
 
     key: str
     patterns: tuple[Pattern, ...]
     negated: bool
     slot: int
-    test: Test = field(repr=False, compare=False)
+    doubt: Doubt
+    meets: Callable[[Any, Doubt], Test] = field(repr=False)
+    _test: Test | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def test(self) -> Test:
+        """Whether any of the patterns matches a value; compiled when first asked for, which most never are."""
+        if self._test is None:
+            object.__setattr__(self, "_test", self.meets(self.patterns, self.doubt))
+        return self._test or self.test
 
     def holds(self, values: Sequence[Any]) -> bool:
         """Whether the request meets the condition."""
@@ -54,6 +65,7 @@ class PolicyRule:
         sources: alternatives; none at all means any.
         operations: alternatives; none at all means any.
         when: what must hold in any case.
+        verdict: what is said where this rule decides; not looked at for AUDIT and CUSTOM, which decide nothing.
     """
 
     policy: str
@@ -62,9 +74,10 @@ class PolicyRule:
     sources: tuple[Conditions, ...]
     operations: tuple[Conditions, ...]
     when: Conditions
+    verdict: Verdict = field(repr=False)
 
     def matches(self, values: Sequence[Any]) -> bool:
-        """Whether the request whose values these are is one this rule speaks of."""
+        """Whether the request whose values these are is one this rule speaks of: one condition after the other."""
         for condition in self.when:
             if condition.test(values[condition.slot]) is condition.negated:
                 return False

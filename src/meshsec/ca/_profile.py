@@ -1,4 +1,4 @@
-"""What our certificates look like: the one place that builds them.
+"""What our certificates and CRLs look like: the one place that builds them.
 
 Made to pass the strictest verifiers in use (OpenSSL's X509_STRICT, the Web PKI policy of ``cryptography``), whatever
 our own verifier would let pass. This file must not know who may have a certificate, nor for how long.
@@ -6,19 +6,20 @@ our own verifier would let pass. This file must not know who may have a certific
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..spiffe import SpiffeId, TrustDomain
+from ._keys import AuthorityKey, hash_for
 
-__all__ = ["Validity", "leaf_certificate", "root_certificate"]
+__all__ = ["Issuer", "Validity", "leaf_certificate", "revocation_list", "root_certificate"]
 
 MAX_NAME_PART: Final = 64  # X.520's bound for organizationName; a trust domain may have 255
 
@@ -36,9 +37,30 @@ _NO_USAGE: Final = dict.fromkeys(
     ),
     False,
 )
-_CA_USAGE: Final = x509.KeyUsage(**{**_NO_USAGE, "key_cert_sign": True, "crl_sign": True})
-_LEAF_USAGE: Final = x509.KeyUsage(**{**_NO_USAGE, "digital_signature": True})
-_BOTH_ROLES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool) -> x509.Extension[x509.ExtensionType]:
+    return x509.Extension(value.oid, critical, value)
+
+
+def _usage(*names: str) -> x509.Extension[x509.ExtensionType]:
+    return _extension(x509.KeyUsage(**{**_NO_USAGE, **dict.fromkeys(names, True)}), critical=True)
+
+
+_CA: Final = (
+    _extension(x509.BasicConstraints(ca=True, path_length=None), critical=True),
+    _usage("key_cert_sign", "crl_sign"),
+)
+_LEAF: Final = (
+    _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
+    _extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    ),
+)
+_SIGNS: Final = _usage("digital_signature")
+# RFC 8813: an EC key must not say keyEncipherment; Istio says it of every key.
+_SIGNS_OR_ENCIPHERS: Final = _usage("digital_signature", "key_encipherment")
+_NOBODY: Final = x509.Name([])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +71,114 @@ class Validity:
     not_after: float
 
 
-def root_certificate(trust_domain: TrustDomain, key: EllipticCurvePrivateKey, validity: Validity) -> x509.Certificate:
+@dataclass(frozen=True, slots=True, eq=False)
+class Issuer:
+    """Whose name and key stand under a certificate."""
+
+    name: x509.Name
+    key: AuthorityKey
+    key_identifier: x509.Extension[x509.ExtensionType]
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate, key: AuthorityKey) -> Issuer:
+        """The issuer that a CA certificate and its key make."""
+        try:
+            subject_key = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+            identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key)
+        except x509.ExtensionNotFound:
+            identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        return cls(certificate.subject, key, _extension(identifier, critical=False))
+
+
+def root_certificate(
+    trust_domain: TrustDomain, key: AuthorityKey, validity: Validity, *, name: x509.Name | None = None
+) -> x509.Certificate:
     """A self-signed root that is itself an SVID without a path (X509-SVID 3.1, 4): it says which domain it is for.
 
-    The serial number is part of the name, so that no two roots share one: OpenSSL tries only the first of a name.
+    Args:
+        name: of the root that this one renews; by default a name that no other root has, because OpenSSL tries only
+            the first root of a name.
     """
     serial = x509.random_serial_number()
-    name = x509.Name(
+    name = name or _root_name(trust_domain, serial)
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(SpiffeId(trust_domain)))])
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    extensions = (
+        *_CA,
+        _subject_key(key.public_key()),
+        _extension(names, critical=False),
+        _extension(identifier, critical=False),
+    )
+    return _builder(name, name, key.public_key(), serial, validity, extensions).sign(key, hash_for(key))
+
+
+def leaf_certificate(
+    names: Sequence[x509.GeneralName], public_key: CertificatePublicKeyTypes, validity: Validity, issuer: Issuer
+) -> x509.Certificate:
+    """A leaf with an empty subject, whose names are therefore critical (X509-SVID 2 and appendix A)."""
+    extensions = (
+        *_LEAF,
+        _SIGNS_OR_ENCIPHERS if isinstance(public_key, RSAPublicKey) else _SIGNS,
+        _subject_key(public_key),
+        _extension(x509.SubjectAlternativeName(names), critical=True),
+        issuer.key_identifier,
+    )
+    serial = x509.random_serial_number()
+    builder = _builder(issuer.name, _NOBODY, public_key, serial, validity, extensions)
+    return builder.sign(issuer.key, hash_for(issuer.key))
+
+
+def revocation_list(
+    issuer: Issuer, revoked: Iterable[tuple[int, float]], number: int, validity: Validity
+) -> x509.CertificateRevocationList:
+    """A complete CRL (RFC 5280 section 5).
+
+    Args:
+        revoked: serial number and the moment of revocation.
+        number: rises with each list of this issuer.
+    """
+    builder = x509.CertificateRevocationListBuilder(
+        issuer.name, _instant(validity.not_before), _instant(validity.not_after)
+    )
+    builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    builder = builder.add_extension(issuer.key_identifier.value, critical=False)
+    for serial, moment in revoked:
+        entry = x509.RevokedCertificateBuilder(serial, _instant(moment)).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(issuer.key, hash_for(issuer.key))
+
+
+def _root_name(trust_domain: TrustDomain, serial: int) -> x509.Name:
+    return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain.name[:MAX_NAME_PART]),
             x509.NameAttribute(NameOID.COMMON_NAME, "meshsec root"),
             x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{serial:x}"),
         ]
     )
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(SpiffeId(trust_domain)))])
-    builder = (
-        _builder(key.public_key(), validity, serial)
-        .subject_name(name)
-        .issuer_name(name)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(_CA_USAGE, critical=True)
-        .add_extension(names, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-    )
-    return builder.sign(key, SHA256())
 
 
-def leaf_certificate(
-    names: Sequence[x509.GeneralName],
-    public_key: EllipticCurvePublicKey,
+def _subject_key(public_key: CertificatePublicKeyTypes) -> x509.Extension[x509.ExtensionType]:
+    return _extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+
+
+def _builder(
+    issuer: x509.Name,
+    subject: x509.Name,
+    public_key: CertificatePublicKeyTypes,
+    serial: int,
     validity: Validity,
-    issuer: x509.Certificate,
-    issuer_key: EllipticCurvePrivateKey,
-) -> x509.Certificate:
-    """A leaf with an empty subject, whose names are therefore critical (X509-SVID 2 and appendix A)."""
-    builder = (
-        _builder(public_key, validity, x509.random_serial_number())
-        .subject_name(x509.Name([]))
-        .issuer_name(issuer.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_LEAF_USAGE, critical=True)
-        .add_extension(_BOTH_ROLES, critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )
-    return builder.sign(issuer_key, SHA256())
-
-
-def _builder(public_key: EllipticCurvePublicKey, validity: Validity, serial: int) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .public_key(public_key)
-        .serial_number(serial)
-        .not_valid_before(_instant(validity.not_before))
-        .not_valid_after(_instant(validity.not_after))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    extensions: Iterable[x509.Extension[x509.ExtensionType]],
+) -> x509.CertificateBuilder:
+    # All at once: the builder copies itself with each of its own methods.
+    return x509.CertificateBuilder(
+        issuer,
+        subject,
+        public_key,
+        serial,
+        _instant(validity.not_before),
+        _instant(validity.not_after),
+        list(extensions),
     )
 
 

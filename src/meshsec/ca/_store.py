@@ -13,15 +13,26 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 from typing import Final
 
 from ..spiffe import X509Bundle, X509Svid
 
-__all__ = ["PRIVATE", "PUBLIC", "current_folder", "swap_files", "write_identity"]
+__all__ = [
+    "PRIVATE",
+    "PUBLIC",
+    "current_folder",
+    "current_generation",
+    "swap_files",
+    "sync_folder",
+    "write_chain",
+    "write_file",
+    "write_identity",
+]
 
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o644
@@ -31,23 +42,32 @@ _NEXT: Final = "..data_tmp"
 _GENERATION: Final = re.compile(r"\.\.[0-9]{4}(?:_[0-9]{2}){5}\.[0-9a-f]{8}")
 
 
-def write_identity(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
+def write_identity(folder: Path, svid: X509Svid, bundle: X509Bundle, *, crl: bytes = b"") -> None:
     """Write what a workload needs, in Istio's layout: cert-chain.pem, key.pem (mode 0600) and root-cert.pem.
 
     Args:
         folder: made where it does not exist; an identity in it is replaced in one step.
+        crl: PEM lists of what is revoked, for ca-crl.pem; without any there is no such file.
 
     Raises:
         OSError: the folder cannot be written; what was there before is still there.
     """
-    swap_files(
-        folder,
-        {
-            "cert-chain.pem": (svid.chain_pem(), PUBLIC),
-            "key.pem": (svid.key_pem(), PRIVATE),
-            "root-cert.pem": (bundle.to_pem(), PUBLIC),
-        },
-    )
+    files = {
+        "cert-chain.pem": (svid.chain_pem(), PUBLIC),
+        "key.pem": (svid.key_pem(), PRIVATE),
+        "root-cert.pem": (bundle.to_pem(), PUBLIC),
+    }
+    swap_files(folder, files | {"ca-crl.pem": (crl, PUBLIC)} if crl else files)
+
+
+def write_chain(folder: Path, chain: Sequence[bytes], bundle: X509Bundle) -> None:
+    """As :func:`write_identity`, for a key that stays with its owner: cert-chain.pem and root-cert.pem.
+
+    Args:
+        chain: DER, leaf first.
+    """
+    pem = "".join(map(DER_cert_to_PEM_cert, chain)).encode()
+    swap_files(folder, {"cert-chain.pem": (pem, PUBLIC), "root-cert.pem": (bundle.to_pem(), PUBLIC)})
 
 
 def current_folder(folder: Path) -> Path:
@@ -56,9 +76,17 @@ def current_folder(folder: Path) -> Path:
     return current.resolve() if current.is_symlink() else folder
 
 
+def current_generation(folder: Path) -> str | None:
+    """A name that changes with every swap; None where nothing was swapped yet."""
+    try:
+        return (folder / _CURRENT).readlink().name
+    except OSError:
+        return None
+
+
 def swap_files(folder: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
     """Replace all the files (name to content and mode) of a folder in one step; writers wait for each other."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with _alone_in(folder) as handle:
         generation = folder / f"..{datetime.now(UTC):%Y_%m_%d_%H_%M_%S}.{secrets.token_hex(4)}"
         try:
@@ -71,6 +99,24 @@ def swap_files(folder: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
             _remove_unused(folder)
 
 
+def write_file(path: Path, content: bytes, mode: int) -> None:
+    """Replace one file in one step; durable when this returns."""
+    spare = path.with_name(f"{path.name}.tmp")
+    spare.unlink(missing_ok=True)
+    _write(spare, content, mode)
+    spare.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder holds."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[int]:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -81,19 +127,28 @@ def _alone_in(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
+def _make_folder(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 def _write_generation(generation: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
     generation.mkdir()
     for name, (content, mode) in files.items():
-        # Never readable by more than the mode says, not even while it is being written.
-        handle = os.open(generation / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(handle, mode)
-            os.fsync(handle)
-    handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(handle)
-    os.close(handle)
+        _write(generation / name, content, mode)
+    sync_folder(generation)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    # Never readable by more than the mode says, not even while it is being written.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(handle, mode)
+        os.fsync(handle)
 
 
 def _point(folder: Path, name: str, target: str) -> None:
@@ -112,3 +167,10 @@ def _remove_unused(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name != used and _GENERATION.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
+        elif _is_dangling(entry):
+            entry.unlink()
+
+
+def _is_dangling(entry: Path) -> bool:
+    """Whether it is a link of ours to a file that the current generation no longer has."""
+    return entry.is_symlink() and entry.readlink() == Path(_CURRENT, entry.name) and not entry.exists()

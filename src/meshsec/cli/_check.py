@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError, Problem
+from ..naming import SecureNaming
 from ..policy import WorkloadPolicy
 from ..resources import load_mesh, load_policies
 
@@ -26,8 +27,9 @@ def check(folder: Path) -> None:
     for workload in file.workloads.values():
         try:
             WorkloadPolicy.compile(resources, workload, file.config)
+            SecureNaming(file.config.services, file.config, resources=resources, workload=workload)
         except ConfigError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
     if problems:
         raise ConfigError(problems)
-    click.echo(f"{folder}: {len(resources)} resources, {len(file.workloads)} workloads, no problem")
+    click.echo(f"{folder}: resources: {len(resources)}, workloads: {len(file.workloads)}, problems: 0")

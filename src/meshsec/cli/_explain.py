@@ -17,8 +17,17 @@ import yaml
 
 from ..attributes import AuthContext, Connection, HttpRequest, PeerIdentity
 from ..errors import ConfigError
-from ..policy import WorkloadPolicy
-from ..resources import RequestAuthentication, Resource, Workload, load_mesh, load_policies
+from ..policy import CheckAnswer, NeedCheck, NeedKeys, WorkloadPolicy
+from ..resources import (
+    MeshPolicy,
+    OriginAuthenticationMethod,
+    Policy,
+    RequestAuthentication,
+    Resource,
+    Workload,
+    load_mesh,
+    load_policies,
+)
 from ..testing import TestIssuer
 
 __all__ = ["explain"]
@@ -54,12 +63,23 @@ def explain(folder: Path, workload: str | None, file: Path | None, **flags: Any)
     issuer = TestIssuer()
     resources = [_with_stand_in(item, issuer) for item in load_policies(mesh)]
     policy = WorkloadPolicy.compile(resources, chosen, mesh.config)
-    context = policy.judge(*_facts(described, chosen, issuer), {}, now=time.time())
-    if not isinstance(context, AuthContext):
-        raise ConfigError("the policy asked for keys although every rule was given its own")
+    context = _judged(policy, *_facts(described, chosen, issuer))
     click.echo(context.decision.explain())
     if not context.decision.allowed:
         raise SystemExit(3)
+
+
+def _judged(policy: WorkloadPolicy, connection: Connection, request: HttpRequest) -> AuthContext:
+    """External authorizers are not asked: what would come after they let the request pass is what can be told."""
+    answers: list[NeedKeys | CheckAnswer] = []
+    while not isinstance(
+        found := policy.judge(connection, request, {}, now=time.time(), answers=answers), AuthContext
+    ):
+        if not isinstance(found, NeedCheck):
+            raise ConfigError("the policy asked for keys although every rule was given its own")
+        click.echo(f"{found.policy} rule {found.rule} asks {found.provider}, which is assumed to let it pass")
+        answers.append(CheckAnswer(allowed=True, provider=found.provider))
+    return found
 
 
 def _described(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,11 +123,16 @@ def _json(text: str) -> Any:
 
 
 def _with_stand_in(item: Resource, issuer: TestIssuer) -> Resource:
-    """The same RequestAuthentication, with a key of our own in place of every issuer's."""
-    if not isinstance(item, RequestAuthentication):
-        return item
-    rules = tuple(rule.model_copy(update={"jwks": issuer.jwks, "jwks_uri": None}) for rule in item.spec.jwt_rules)
-    return item.model_copy(update={"spec": item.spec.model_copy(update={"jwt_rules": rules})})
+    """The same RequestAuthentication or legacy policy, with a key of our own in place of every issuer's."""
+    own = {"jwks": issuer.jwks, "jwks_uri": None}
+    if isinstance(item, RequestAuthentication):
+        rules = tuple(rule.model_copy(update=own) for rule in item.spec.jwt_rules)
+        return item.model_copy(update={"spec": item.spec.model_copy(update={"jwt_rules": rules})})
+    if isinstance(item, Policy | MeshPolicy):
+        jwts = (origin.jwt.model_copy(update=own) for origin in item.spec.origins)
+        origins = tuple(OriginAuthenticationMethod(jwt=jwt) for jwt in jwts)
+        return item.model_copy(update={"spec": item.spec.model_copy(update={"origins": origins})})
+    return item
 
 
 def _facts(described: Mapping[str, Any], workload: Workload, issuer: TestIssuer) -> tuple[Connection, HttpRequest]:

@@ -8,8 +8,11 @@ from typing import Any
 import click
 
 from ..errors import ConfigError, MeshsecError
+from ._ca import ca
 from ._check import check
+from ._doctor import doctor
 from ._explain import explain
+from ._naming import naming
 
 __all__ = ["main"]
 
@@ -36,5 +39,8 @@ def main() -> None:
     """A service mesh's security inside the process: check and explain its files."""
 
 
+main.add_command(ca)
 main.add_command(check)
+main.add_command(doctor)
 main.add_command(explain)
+main.add_command(naming)

@@ -1,20 +1,20 @@
 """Transports for httpx: ``https://reviews.prod/`` is dialled, authenticated and checked by the mesh.
 
-Only services that the mesh names are reached; everything else is refused, plain HTTP included.
+``http://reviews.prod/`` is upgraded to the same mutual TLS, as a sidecar does; it stays plaintext only where the
+configuration says so. Only services that the mesh names are reached; everything else is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 
 from ..mesh import Mesh
-from ._services import ServicePools
+from ._services import MAX_AGE, Lease, Route, ServicePools
 
 __all__ = ["AsyncMeshTransport", "MeshTransport"]
-
-_HTTPS: Final = 443
 
 
 class MeshTransport(httpx.BaseTransport):
@@ -22,60 +22,138 @@ class MeshTransport(httpx.BaseTransport):
 
     Args:
         mesh: whose identity is presented, and whose secure naming is checked.
+        max_age: for how many seconds a connection is given new requests; also ends when our certificate changes.
         options: passed on to ``httpx.HTTPTransport`` (``http2``, ``limits``, ``retries``).
     """
 
-    def __init__(self, mesh: Mesh, **options: Any) -> None:
-        self._pools = ServicePools(mesh, lambda context: httpx.HTTPTransport(verify=context, **options))
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
+        self._pools = ServicePools(
+            mesh, lambda context: httpx.HTTPTransport(verify=context, **options), max_age=max_age
+        )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        host, endpoints = _dialled(self._pools, request)
-        for endpoint in endpoints[:-1]:
-            try:
-                return self._pools.pool(host).handle_request(_readdressed(request, endpoint))
-            except httpx.ConnectError:
-                continue
-        return self._pools.pool(host).handle_request(_readdressed(request, endpoints[-1]))
+        route = _route(self._pools, request)
+        lease = self._pools.lease(route)
+        try:
+            response = _send(lease.pool, request, route)
+        except BaseException:
+            self._end(lease)
+            raise
+        response.stream = _Stream(response.stream, self, lease)
+        return response
 
     def close(self) -> None:
         for pool in self._pools.take_all():
+            pool.close()
+
+    def _end(self, lease: Lease[httpx.HTTPTransport]) -> None:
+        self._pools.release(lease)
+        for pool in self._pools.take_closable():
             pool.close()
 
 
 class AsyncMeshTransport(httpx.AsyncBaseTransport):
     """For ``httpx.AsyncClient(transport=AsyncMeshTransport(mesh))``. See :class:`MeshTransport`."""
 
-    def __init__(self, mesh: Mesh, **options: Any) -> None:
-        self._pools = ServicePools(mesh, lambda context: httpx.AsyncHTTPTransport(verify=context, **options))
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
+        self._pools = ServicePools(
+            mesh, lambda context: httpx.AsyncHTTPTransport(verify=context, **options), max_age=max_age
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host, endpoints = _dialled(self._pools, request)
-        for endpoint in endpoints[:-1]:
-            try:
-                return await self._pools.pool(host).handle_async_request(_readdressed(request, endpoint))
-            except httpx.ConnectError:
-                continue
-        return await self._pools.pool(host).handle_async_request(_readdressed(request, endpoints[-1]))
+        route = _route(self._pools, request)
+        lease = self._pools.lease(route)
+        try:
+            response = await _send_async(lease.pool, request, route)
+        except BaseException:
+            await self._end(lease)
+            raise
+        response.stream = _AsyncStream(response.stream, self, lease)
+        return response
 
     async def aclose(self) -> None:
         for pool in self._pools.take_all():
             await pool.aclose()
 
+    async def _end(self, lease: Lease[httpx.AsyncHTTPTransport]) -> None:
+        self._pools.release(lease)
+        for pool in self._pools.take_closable():
+            await pool.aclose()
 
-def _dialled(pools: ServicePools[Any], request: httpx.Request) -> tuple[str, tuple[tuple[str, int], ...]]:
-    if request.url.scheme != "https":
+
+class _Stream(httpx.SyncByteStream):
+    """A response's body, whose end releases the pool it came from."""
+
+    def __init__(self, stream: Any, transport: MeshTransport, lease: Lease[httpx.HTTPTransport]) -> None:
+        self._stream = stream
+        self._transport = transport
+        self._lease: Lease[httpx.HTTPTransport] | None = lease
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        lease, self._lease = self._lease, None
+        try:
+            self._stream.close()
+        finally:
+            if lease is not None:
+                self._transport._end(lease)
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    """The same for asyncio."""
+
+    def __init__(self, stream: Any, transport: AsyncMeshTransport, lease: Lease[httpx.AsyncHTTPTransport]) -> None:
+        self._stream = stream
+        self._transport = transport
+        self._lease: Lease[httpx.AsyncHTTPTransport] | None = lease
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+
+    async def aclose(self) -> None:
+        lease, self._lease = self._lease, None
+        try:
+            await self._stream.aclose()
+        finally:
+            if lease is not None:
+                await self._transport._end(lease)
+
+
+def _route(pools: ServicePools[Any], request: httpx.Request) -> Route:
+    url = request.url
+    if url.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol("a mesh service is called over https", request=request)
-    host = request.url.host
-    return host, pools.endpoints(host, request.url.port or _HTTPS)
+    return pools.route(url.scheme, url.host, url.port)
 
 
-def _readdressed(request: httpx.Request, endpoint: tuple[str, int]) -> httpx.Request:
+def _send(pool: httpx.HTTPTransport, request: httpx.Request, route: Route) -> httpx.Response:
+    for endpoint in route.endpoints[:-1]:
+        try:
+            return pool.handle_request(_readdressed(request, route, endpoint))
+        except httpx.ConnectError:
+            continue
+    return pool.handle_request(_readdressed(request, route, route.endpoints[-1]))
+
+
+async def _send_async(pool: httpx.AsyncHTTPTransport, request: httpx.Request, route: Route) -> httpx.Response:
+    for endpoint in route.endpoints[:-1]:
+        try:
+            return await pool.handle_async_request(_readdressed(request, route, endpoint))
+        except httpx.ConnectError:
+            continue
+    return await pool.handle_async_request(_readdressed(request, route, route.endpoints[-1]))
+
+
+def _readdressed(request: httpx.Request, route: Route, endpoint: tuple[str, int]) -> httpx.Request:
     """The same request to another address; the Host header and the TLS server name stay the service's."""
     host, port = endpoint
     return httpx.Request(
         request.method,
-        request.url.copy_with(host=host, port=port),
+        request.url.copy_with(scheme=route.scheme, host=host, port=port),
         headers=request.headers,
         stream=request.stream,
-        extensions={**request.extensions, "sni_hostname": request.url.host},
+        extensions={**request.extensions, "sni_hostname": route.host},
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import TokenError
-from ._encoding import decode_base64url, encode_base64url, read_json_object, write_json
+from ._encoding import decode_base64url, encode_base64url, read_frozen_object, write_json
 from ._keys import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, SigningKey
 
 __all__ = ["UnverifiedJws", "parse_jws", "sign_jws", "verify_jws"]
@@ -21,11 +21,16 @@ MAX_TOKEN_BYTES: Final = 32 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024
 
 _ALGORITHMS: Final = ASYMMETRIC_ALGORITHMS | SYMMETRIC_ALGORITHMS
+# Header segments of tokens that verified, and what they say: an issuer repeats its header byte for byte, and nobody
+# else can put anything here.
+_headers: Final[dict[bytes, Mapping[str, Any]]] = {}
+_MOST_HEADERS: Final = 256
+
 # Extensions change what a token means (RFC 7515 section 4.1.11, RFC 7797); none is understood here.
 _EXTENSIONS: Final = ("crit", "b64")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one is made for each token, and making a frozen one takes several times as long
 class UnverifiedJws:
     """A token that has the right form. Nothing in it is true until :meth:`verify` has returned.
 
@@ -40,6 +45,7 @@ class UnverifiedJws:
     payload_segment: bytes = field(repr=False)
     _signed: bytes = field(repr=False)
     _signature: bytes = field(repr=False)
+    _new_header: bytes | None = field(repr=False)
 
     def verify(self, keys: KeySet, algorithms: Collection[str]) -> None:
         """Check the signature.
@@ -57,32 +63,44 @@ class UnverifiedJws:
         candidates = keys.candidates(self.unverified_header)
         if not candidates:
             raise TokenError("Jwks doesn't have key to match kid or alg from Jwt", code="jwt_unknown_key")
-        if not any(key.verify(algorithm, self._signed, self._signature) for key in candidates):
-            raise TokenError("Jwt verification fails", code="jwt_signature")
+        for key in candidates:
+            if key.verify(algorithm, self._signed, self._signature):
+                self._remember()
+                return
+        raise TokenError("Jwt verification fails", code="jwt_signature")
+
+    def _remember(self) -> None:
+        if self._new_header is not None:
+            if len(_headers) >= _MOST_HEADERS:
+                _headers.clear()
+            _headers[self._new_header] = self.unverified_header
 
 
-def parse_jws(token: str | bytes) -> UnverifiedJws:
+def parse_jws(token: str | bytes, *, lenient: bool = False) -> UnverifiedJws:
     """Read a token's form. Verifies nothing.
 
     Args:
         token: at most 32 KiB, the header segment at most 8 KiB.
+        lenient: whether to overlook what Envoy overlooks: dots too many, white space, padding and spare bits in
+            base64url, and the extensions that ``crit`` and ``b64`` speak of.
 
     Raises:
         TokenError: ``jwt_too_large``, ``jwt_malformed``, ``jwt_algorithm`` or ``jwt_critical_header``.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenError("Jwt is too large", code="jwt_too_large")
-    segments = _ascii(token).split(b".", 3)
+    segments = _segments(_ascii(token), lenient=lenient)
     if len(segments) != 3 or not all(segments):
         raise _malformed("Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections")
     header_segment, payload_segment, signature_segment = segments
-    header = _read_header(header_segment)
+    known = None if lenient else _headers.get(header_segment)
     return UnverifiedJws(
-        header,
-        _decode("payload", payload_segment),
+        known or _read_header(header_segment, lenient=lenient),
+        _decode("payload", payload_segment, lenient=lenient),
         payload_segment,
         header_segment + b"." + payload_segment,
-        _decode("signature", signature_segment),
+        _decode("signature", signature_segment, lenient=lenient),
+        None if known or lenient else header_segment,
     )
 
 
@@ -126,11 +144,15 @@ def _ascii(token: str | bytes) -> bytes:
     return token.encode("ascii", "replace") if isinstance(token, str) else token
 
 
-def _read_header(segment: bytes) -> dict[str, Any]:
+def _segments(token: bytes, *, lenient: bool) -> list[bytes]:
+    return [segment for segment in token.split(b".") if segment] if lenient else token.split(b".", 3)
+
+
+def _read_header(segment: bytes, *, lenient: bool) -> Mapping[str, Any]:
     if len(segment) > MAX_HEADER_BYTES:
         raise TokenError("Jwt header is too large", code="jwt_too_large")
     try:
-        header = read_json_object(_decode("header", segment))
+        header = read_frozen_object(_decode("header", segment, lenient=lenient))
     except ValueError:
         raise _malformed("Jwt header is an invalid JSON") from None
     algorithm = header.get("alg")
@@ -140,15 +162,15 @@ def _read_header(segment: bytes) -> dict[str, Any]:
         raise _unsupported_algorithm()
     if not isinstance(header.get("kid", ""), str):
         raise _malformed("Jwt header [kid] field is not a string")
-    for name in _EXTENSIONS:
+    for name in () if lenient else _EXTENSIONS:
         if name in header:
             raise TokenError(f"Jwt header [{name}] is not supported", code="jwt_critical_header")
     return header
 
 
-def _decode(part: str, segment: bytes) -> bytes:
+def _decode(part: str, segment: bytes, *, lenient: bool) -> bytes:
     try:
-        return decode_base64url(segment)
+        return decode_base64url(segment, lenient=lenient)
     except ValueError:
         raise _malformed(f"Jwt {part} is an invalid Base64url encoded") from None
 

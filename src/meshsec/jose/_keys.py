@@ -17,6 +17,7 @@ from joserfc.jwk import ECKey, JWKRegistry, Key, OctKey, OKPKey, RSAKey
 
 from ..errors import KeysUnavailableError
 from ._encoding import decode_base64url, read_json_object
+from ._verifiers import Verifier, verifier
 
 __all__ = ["ASYMMETRIC_ALGORITHMS", "SYMMETRIC_ALGORITHMS", "KeySet", "SigningKey", "VerificationKey"]
 
@@ -40,6 +41,7 @@ _MODELS: Final[Mapping[str, JWSAlgModel]] = MappingProxyType(
 MAX_SET_BYTES: Final = 1 << 20
 MAX_KEYS: Final = 256
 MAX_TRIES: Final = 4
+_UNKNOWN: Final = ""  # stands for every name that no key of a set has; no key is named so
 _RSA_BITS: Final = range(2048, 8192 + 1)
 _RSA_EXPONENTS: Final = frozenset({3, 65537})
 # How a public key in text form begins: such bytes are no secret, whoever put them into an "oct" key.
@@ -61,7 +63,7 @@ class VerificationKey:
     algorithms: frozenset[str]
     material: tuple[str, ...] = field(repr=False)
     declares_algorithm: bool
-    _key: Key = field(repr=False, compare=False)
+    _verifiers: Mapping[str, Verifier] = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, jwk: Mapping[str, Any], *, allow_symmetric: bool = False) -> Self:
@@ -90,16 +92,14 @@ class VerificationKey:
         fitting = algorithms & {alg} if alg else algorithms
         if not fitting:
             raise ValueError("the key's alg does not fit it")
-        return cls(kid or None, fitting, (*material, *sorted(fitting)), alg is not None, key)
+        # For a public key this is the key itself: verifying is all that it is for.
+        checks = {name: verifier(name, key.get_op_key("verify")) for name in fitting}
+        return cls(kid or None, fitting, (*material, *sorted(fitting)), alg is not None, checks)
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's; False too for an algorithm that is not one of ``algorithms``."""
-        if algorithm not in self.algorithms:
-            return False
-        try:
-            return _MODELS[algorithm].verify(message, signature, self._key)
-        except (ValueError, JoseError):
-            return False
+        check = self._verifiers.get(algorithm)
+        return check is not None and check(signature, message)
 
 
 _Read = tuple[Key, frozenset[str], tuple[str, ...]]
@@ -167,14 +167,17 @@ class KeySet:
     """
 
     keys: tuple[VerificationKey, ...]
-    _fitting: Mapping[str, tuple[VerificationKey, ...]] = field(init=False, repr=False, compare=False)
+    _choices: Mapping[tuple[str, str | None], tuple[VerificationKey, ...]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         # Keys that name their algorithm come before keys that merely could do it.
         ordered = sorted(self.keys, key=lambda key: not key.declares_algorithm)
-        names = {name for key in ordered for name in key.algorithms}
-        fitting = {name: tuple(key for key in ordered if name in key.algorithms) for name in names}
-        object.__setattr__(self, "_fitting", fitting)
+        names = {None, _UNKNOWN, *(key.kid for key in ordered)}
+        algorithms = {algorithm for key in ordered for algorithm in key.algorithms}
+        choices = {(algorithm, kid): _choice(ordered, algorithm, kid) for algorithm in algorithms for kid in names}
+        object.__setattr__(self, "_choices", choices)
 
     @classmethod
     def parse(cls, jwks: str | bytes | Mapping[str, Any], *, allow_symmetric: bool = False) -> Self:
@@ -199,15 +202,20 @@ class KeySet:
         The type, curve, ``alg``, ``use`` and ``key_ops`` of a key must allow the header's ``alg``. With a ``kid``,
         keys of that name come first and keys without a name after them; without one, every fitting key counts.
         """
-        fitting = self._fitting.get(header["alg"], ())
-        kid = header.get("kid")
-        if kid:
-            named = [key for key in fitting if key.kid == kid]
-            fitting = (*named, *(key for key in fitting if key.kid is None))
-        return fitting[:MAX_TRIES]
+        algorithm = header["alg"]
+        found = self._choices.get((algorithm, header.get("kid") or None))
+        return self._choices.get((algorithm, _UNKNOWN), ()) if found is None else found
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def _choice(keys: Iterable[VerificationKey], algorithm: str, kid: str | None) -> tuple[VerificationKey, ...]:
+    fitting = [key for key in keys if algorithm in key.algorithms]
+    if kid is not None:
+        named = [key for key in fitting if key.kid == kid]
+        fitting = [*named, *(key for key in fitting if key.kid is None)]
+    return tuple(fitting[:MAX_TRIES])
 
 
 def _members(jwks: str | bytes | Mapping[str, Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Self
 
@@ -10,6 +11,7 @@ __all__ = ["IpAddress", "IpBlock", "parse_ip"]
 
 IpAddress = IPv4Address | IPv6Address
 
+_LONGEST: Final = 64  # characters of an address that is remembered: with a zone, most are shorter
 _DIGITS: Final = frozenset("0123456789")
 
 
@@ -59,7 +61,15 @@ class IpBlock:
 
 def parse_ip(text: str) -> IpAddress | None:
     """Read an IPv4 or IPv6 address; None for anything else. A zone (``fe80::1%eth0``) does not count."""
+    return _remembered(text) if len(text) <= _LONGEST else _parse(text)
+
+
+def _parse(text: str) -> IpAddress | None:
     try:
         return ip_address(text)
     except ValueError:
         return None
+
+
+# The same few peers ask again and again.
+_remembered: Final = lru_cache(1024)(_parse)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-__all__ = ["Glob", "Kind", "PathTemplate", "StringPattern", "parse_path_pattern"]
+__all__ = ["Glob", "Kind", "PathTemplate", "StringPattern", "is_plain_path", "parse_path_pattern"]
 
 _ONE: Final = "{*}"
 _ANY: Final = "{**}"
@@ -124,7 +124,7 @@ class PathTemplate:
             strict: match as Envoy does, whose operators stand for the characters of RFC 3986 paths only: ``/a/{*}``
                 misses ``/a/[x]``. By default they stand for every character, so that none escapes a DENY.
         """
-        if strict and not _PLAIN_PATH.issuperset(path):
+        if strict and not is_plain_path(path):
             return False
         head, tail = self.head, self.tail
         if tail is None:
@@ -141,6 +141,11 @@ class PathTemplate:
     def __str__(self) -> str:
         text = "/".join(_ONE if segment is None else segment for segment in self.head)
         return text if self.tail is None else f"{text}/{_ANY}{self.tail}"
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path holds nothing but characters that Envoy's operators stand for, and slashes."""
+    return _PLAIN_PATH.issuperset(path)
 
 
 def _head_segment(segment: str) -> str | None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from ._pattern import Kind, PathTemplate, StringPattern
 
-__all__ = ["PathSet", "PatternSet", "decode_path"]
+__all__ = ["PathSet", "PatternSet", "decode_path", "decode_pattern"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class PathSet:
     def of(cls, patterns: Iterable[StringPattern | PathTemplate]) -> Self:
         """Sort patterns by form, and their percent-decoded twins."""
         patterns = tuple(patterns)
-        return cls(PatternSet.of(patterns), PatternSet.of(map(_decoded, patterns)))
+        return cls(PatternSet.of(patterns), PatternSet.of(map(decode_pattern, patterns)))
 
     def matches(self, path: str) -> bool:
         """Whether any spelling that decodes to the same path matches: for what must not be escaped from."""
@@ -92,11 +92,15 @@ class PathSet:
 
 def decode_path(text: str) -> str:
     """Percent-decode once. The result is bytes as latin-1 text, so that two results can be compared, never shown."""
+    if "%" not in text and text.isascii():
+        return text
     return unquote_to_bytes(text.encode("utf-8", "surrogatepass")).decode("latin-1")
 
 
-def _decoded(pattern: StringPattern | PathTemplate) -> StringPattern | PathTemplate:
+def decode_pattern(pattern: StringPattern | PathTemplate) -> StringPattern | PathTemplate:
+    """A pattern for percent-decoded paths; the same one where nothing is encoded in it."""
     if isinstance(pattern, StringPattern):
-        return replace(pattern, text=decode_path(pattern.text))
+        text = decode_path(pattern.text)
+        return pattern if text == pattern.text else replace(pattern, text=text)
     head = tuple(segment if segment is None else decode_path(segment) for segment in pattern.head)
     return PathTemplate(head, pattern.tail if pattern.tail is None else decode_path(pattern.tail))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..decision import Decision, Outcome
+from ._problem import PROBLEM_JSON, problem_body, wants_problem
 
 __all__ = ["Response", "render"]
 
@@ -28,13 +29,14 @@ class Response:
     body: bytes
 
 
-def render(decision: Decision, *, method: str, content_type: str) -> Response:
+def render(decision: Decision, *, method: str, content_type: str, accept: str | None = None) -> Response:
     """The response to a refused request.
 
     Args:
         decision: a decision that does not allow.
         method: HEAD gets the headers of the body and no body (RFC 9110 section 9.3.2).
         content_type: the request's; gRPC is answered with status 200 and trailers-only headers.
+        accept: the request's; where it names JSON, that is what it gets (RFC 9457). None: nobody gets any.
     """
     if decision.allowed:
         raise ValueError("an allowed request is answered by the application")
@@ -47,10 +49,18 @@ def render(decision: Decision, *, method: str, content_type: str) -> Response:
                 ("grpc-status", str(_GRPC_STATUS[decision.outcome])),
                 ("grpc-message", decision.message),
                 ("content-length", "0"),
-                *extra,
+                *(line for line in extra if line[0].lower() != "content-type"),
             ),
             b"",
         )
-    body = decision.message.encode("utf-8")
-    headers = (("content-type", "text/plain"), ("content-length", str(len(body))), *extra)
+    if accept is not None and decision.edits.body is None:
+        extra = (("vary", "accept"), *extra)
+        if wants_problem(accept):
+            body = problem_body(decision)
+            headers = (("content-type", PROBLEM_JSON), ("content-length", str(len(body))), *extra)
+            return Response(decision.status, headers, b"" if method == "HEAD" else body)
+    body = decision.message.encode("utf-8") if decision.edits.body is None else decision.edits.body
+    typed = not body or any(name.lower() == "content-type" for name, _ in extra)
+    kind = () if typed and decision.edits.body is not None else (("content-type", "text/plain"),)
+    headers = (*kind, ("content-length", str(len(body))), *extra)
     return Response(decision.status, headers, b"" if method == "HEAD" else body)

@@ -6,7 +6,9 @@ The files in :mod:`meshsec.servers` build it; the middleware only passes it on. 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ssl import PEM_cert_to_DER_cert
 from typing import Any, Protocol, Self
 
 __all__ = ["TRANSPORT_KEY", "Transport"]
@@ -28,12 +30,18 @@ class Transport:
         source_ip: the directly connected peer; None where there is no address (a unix socket).
         destination_ip: our own address.
         destination_port: our own port.
+        unix: whether it is a unix socket.
+        chain: the peer's certificates, DER, leaf first, where the server's own TLS took them: not yet believed.
+        extension: what ``scope["extensions"]["tls"]`` shall hold (the ASGI TLS extension).
     """
 
     tls: object | None = None
     source_ip: str | None = None
     destination_ip: str | None = None
     destination_port: int | None = None
+    unix: bool = False
+    chain: tuple[bytes, ...] = ()
+    extension: Mapping[str, object] | None = None
 
     @classmethod
     def of_asyncio(cls, transport: _AsyncioTransport) -> Self:
@@ -50,13 +58,25 @@ class Transport:
         return cls._of(sock if hasattr(sock, "getpeercert") else None, sock.getpeername(), sock.getsockname())
 
     @classmethod
+    def of_certificates(cls, pem: Iterable[str]) -> Self:
+        """From the certificates that a server's own TLS took, PEM, leaf first; what is not PEM proves nothing."""
+        texts = tuple(pem)
+        try:
+            chain = tuple(map(PEM_cert_to_DER_cert, texts))
+        except (TypeError, ValueError):
+            chain = ()
+        return cls(tls=texts, chain=chain)
+
+    @classmethod
     def _of(cls, tls: object | None, peer: Any, own: Any) -> Self:
         # Only IPv4 and IPv6 addresses are tuples; a unix socket's is text.
         source = _address(peer[0]) if isinstance(peer, tuple) else None
         address, port = (_address(own[0]), own[1]) if isinstance(own, tuple) else (None, None)
-        return cls(tls=tls, source_ip=source, destination_ip=address, destination_port=port)
+        # An unconnected TCP socket has no address either: only our own end tells the two apart.
+        unix = source is None and isinstance(own, str | bytes)
+        return cls(tls=tls, source_ip=source, destination_ip=address, destination_port=port, unix=unix)
 
 
 def _address(text: str) -> str:
-    """A socket for both families shows an IPv4 peer mapped into IPv6; policies mean the IPv4 address."""
+    """On a socket for both families an IPv4 peer appears mapped into IPv6; policies mean the IPv4 one."""
     return text.removeprefix("::ffff:") if "." in text else text

@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..attributes import AuthContext, HttpRequest
 from ..decision import Edits
 from ._enforcer import Enforcer
 from ._log import log_refusal
 from ._render import Response, render
-from ._transport import TRANSPORT_KEY
+from ._transport import TRANSPORT_KEY, Transport
 
 __all__ = ["MeshMiddleware"]
 
 _JUDGED: Final = frozenset({"http", "websocket"})
+_HEADS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _SECURE: Final = {"http": "https", "websocket": "wss"}
 _PLAIN: Final = {"http": "http", "websocket": "ws"}
 # What the application's URL decoder leaves alone; everything else is written percent-encoded.
@@ -48,33 +49,49 @@ class MeshMiddleware:
         if kind not in _JUDGED:
             raise RuntimeError(f"meshsec does not know ASGI scope type {kind!r} and lets nothing unknown pass")
         # The transport is ours; the application must not take it for an identity.
-        transport = scope.get("state", {}).pop(TRANSPORT_KEY, None)
+        transport = scope.get("state", {}).pop(TRANSPORT_KEY, None) or _of_extension(scope)
         connection = self.mesh.connection(transport)
         request = _read(scope, tls=connection.tls)
         context = await self.mesh.judge_async(connection, request)
         if context.decision.allowed:
-            await self.app(_edited(scope, context), receive, send)
+            await self.app(
+                _edited(scope, context, request.scheme, transport), receive, _adding(send, context.decision.edits)
+            )
             return
         log_refusal(context, connection, request)
         content_type = next((value for name, value in request.headers if name == "content-type"), "")
-        response = render(context.decision, method=request.method, content_type=content_type)
+        accept = ",".join(value for name, value in request.headers if name == "accept")
+        accepted = accept if self.mesh.config.problem_details else None
+        response = render(context.decision, method=request.method, content_type=content_type, accept=accepted)
         if kind == "websocket":
             await _refuse_websocket(scope, receive, send, response)
         else:
             await _refuse_http(send, response)
 
 
+def _of_extension(scope: Scope) -> Transport | None:
+    """What the ASGI TLS extension says, where a server fills it; an error in it means that nothing was verified."""
+    extension = (scope.get("extensions") or {}).get("tls")
+    if extension is None:
+        return None
+    chain = () if extension.get("client_cert_error") else extension.get("client_cert_chain") or ()
+    return Transport.of_certificates(chain)
+
+
 def _read(scope: Scope, *, tls: bool | None) -> HttpRequest:
     kind = scope["type"]
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+    headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
     scheme = scope.get("scheme", "") if tls is None else (_SECURE[kind] if tls else _PLAIN[kind])
+    mount = scope.get("root_path", "")
+    # The Host line is among the headers; servers put :authority there, too.
     return HttpRequest(
-        method=scope.get("method", "GET"),
-        target=_target(scope),
-        host=next((value for name, value in headers if name == "host"), None),
-        headers=headers,
-        scheme=scheme or _PLAIN[kind],
-        mount=_latin1(scope.get("root_path", "")),
+        scope.get("method", "GET"),
+        _target(scope),
+        None,
+        headers,
+        scheme or _PLAIN[kind],
+        False,  # noqa: FBT003 - repeated lines are not joined; by position, which is quicker
+        _latin1(mount) if mount else "",
     )
 
 
@@ -94,9 +111,12 @@ def _latin1(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def _edited(scope: Scope, context: AuthContext) -> Scope:
+def _edited(scope: Scope, context: AuthContext, scheme: str, transport: Transport | None) -> Scope:
     edits = context.decision.edits
-    changed: dict[str, Any] = {**scope, "meshsec": context}
+    changed: dict[str, Any] = {**scope, "meshsec": context, "scheme": scheme}
+    if transport is not None and transport.extension is not None:
+        # A server that fills it by itself one day knows better.
+        changed["extensions"] = {"tls": transport.extension, **(scope.get("extensions") or {})}
     if edits.target is not None:
         path, _, query = edits.target.partition("?")
         changed["path"] = unquote(path)
@@ -112,6 +132,20 @@ def _edited_headers(headers: Any, edits: Edits) -> list[tuple[bytes, bytes]]:
     kept = [(name, value) for name, value in headers if name.lower() not in gone]
     added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in edits.add_headers]
     return kept + added
+
+
+def _adding(send: Send, edits: Edits) -> Send:
+    """Add to the head of the application's response what the decision says, if it says anything."""
+    if not edits.response_headers:
+        return send
+    lines = _wire(edits.response_headers)
+
+    async def send_more(message: Message) -> None:
+        if message["type"] in _HEADS:
+            message = {**message, "headers": [*message.get("headers", ()), *lines]}
+        await send(message)
+
+    return send_more
 
 
 def _wire(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:

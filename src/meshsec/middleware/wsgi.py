@@ -7,7 +7,7 @@ marked so that the core judges joined values both ways. It must not know policie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -17,7 +17,7 @@ from ..decision import Edits
 from ._enforcer import Enforcer
 from ._log import log_refusal
 from ._render import render
-from ._transport import Transport
+from ._transport import TRANSPORT_KEY, Transport
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,6 +26,8 @@ __all__ = ["MeshMiddleware"]
 
 # Where servers keep the connection's socket: gunicorn's sync and gthread workers, its gevent one, werkzeug.
 _SOCKETS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
+# Where others put the client's certificate, PEM (mod_ssl's name); no header can be called so.
+_CERTIFICATE: Final = "SSL_CLIENT_CERT"
 _RAW_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
 _UNPREFIXED: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 _PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
@@ -50,15 +52,29 @@ class MeshMiddleware:
         request = _read(environ, tls=connection.tls)
         context = self.mesh.judge(connection, request)
         if context.decision.allowed:
+            environ["wsgi.url_scheme"] = request.scheme
             _edit(environ, context)
-            return self.app(environ, start_response)
+            return self.app(environ, _adding(start_response, context.decision.edits))
         log_refusal(context, connection, request)
         content_type = environ.get("CONTENT_TYPE", "")
-        response = render(context.decision, method=request.method, content_type=content_type)
+        accepted = environ.get("HTTP_ACCEPT", "") if self.mesh.config.problem_details else None
+        response = render(context.decision, method=request.method, content_type=content_type, accept=accepted)
         # The server owns the connection header (PEP 3333, hop-by-hop); a kept-alive connection is judged again.
         headers = [(name, value) for name, value in response.headers if name != "connection"]
         start_response(f"{response.status} {_phrase(response.status)}", headers)
         return [response.body]
+
+
+def _adding(start_response: StartResponse, edits: Edits) -> StartResponse:
+    """Add to the head of the application's response what the decision says, if it says anything."""
+    if not edits.response_headers:
+        return start_response
+
+    def start_more(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
+        more = [*headers, *edits.response_headers]
+        return start_response(status, more) if exc_info is None else start_response(status, more, exc_info)
+
+    return start_more
 
 
 def _phrase(status: int) -> str:
@@ -73,7 +89,11 @@ def _transport(environ: WSGIEnvironment) -> Transport | None:
         sock = environ.get(key)
         if sock is not None:
             return Transport.of_socket(sock)
-    return None
+    known = environ.pop(TRANSPORT_KEY, None)
+    if known is None and _CERTIFICATE in environ:
+        verified = environ.get("SSL_CLIENT_VERIFY", "SUCCESS") == "SUCCESS"
+        return Transport.of_certificates([environ[_CERTIFICATE]] if verified else ())
+    return known if isinstance(known, Transport) else None
 
 
 def _read(environ: WSGIEnvironment, *, tls: bool | None) -> HttpRequest:

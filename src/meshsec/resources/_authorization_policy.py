@@ -6,11 +6,12 @@ rule is matched, or which of several policies decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
 from ..matching import parse_path_pattern
 from ._conditions import (
@@ -21,7 +22,7 @@ from ._conditions import (
     check_trust_domain,
     value_check,
 )
-from ._model import Model, Text, Texts, check_each, checked
+from ._model import Model, Text, Texts, check_each, checked, complain
 from ._problems import Complaint
 from ._resource import IstioObject, Targets
 
@@ -53,6 +54,13 @@ class Action(StrEnum):
     AUDIT = "AUDIT"
     CUSTOM = "CUSTOM"
 
+
+_ON_TRIAL: Final = frozenset({Action.ALLOW, Action.DENY})
+_NEED_RULES: Final[Mapping[Action, str]] = {Action.DENY: "denies nothing", Action.CUSTOM: "asks nobody"}
+
+# What Istio's proxy does not know when it asks an external authorizer, as fields and as keys of ``when``.
+_IDENTITY_FIELDS: Final = ("principals", "request_principals", "namespaces", "service_accounts", "trust_domains")
+_IDENTITY_KEYS: Final = ("source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain")
 
 _IpBlocks = Annotated[tuple[Annotated[Text, checked(check_ip_block)], ...], Field(min_length=1)]
 _Paths = Annotated[tuple[Annotated[Text, checked(parse_path_pattern)], ...], Field(min_length=1)]
@@ -180,6 +188,18 @@ class Rule(Model):
     when: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
 
 
+def _about_identity(rule: Rule) -> Iterator[tuple[int | str, ...]]:
+    """Where a rule speaks of who calls."""
+    for index, item in enumerate(rule.from_ or ()):
+        for name in _IDENTITY_FIELDS:
+            for spelling in (name, f"not_{name}"):
+                if getattr(item.source, spelling):
+                    yield "from", index, "source", to_camel(spelling)
+    for index, condition in enumerate(rule.when or ()):
+        if condition.key in _IDENTITY_KEYS or condition.key.startswith("request.auth."):
+            yield "when", index, "key"
+
+
 class ExtensionProvider(Model):
     """The external authorizer of a CUSTOM policy."""
 
@@ -196,28 +216,31 @@ class AuthorizationPolicySpec(Targets):
     """
 
     action: Action = Action.ALLOW
-    provider: ExtensionProvider | None = None
+    provider: ExtensionProvider | None = Field(default=None, validate_default=True)
     rules: Annotated[tuple[Rule, ...], Field(max_length=512)] | None = Field(default=None, validate_default=True)
-
-    @field_validator("action")
-    @classmethod
-    def _supported(cls, action: Action) -> Action:
-        if action is Action.CUSTOM:
-            raise ValueError("action CUSTOM is not supported yet")
-        return action
 
     @field_validator("provider")
     @classmethod
     def _for_custom(cls, provider: ExtensionProvider | None, info: ValidationInfo) -> ExtensionProvider | None:
-        if provider is not None and "action" in info.data:
+        custom = info.data.get("action") is Action.CUSTOM
+        if provider is not None and "action" in info.data and not custom:
             raise ValueError("a provider belongs to action CUSTOM only")
+        if provider is None and custom:
+            raise ValueError("action CUSTOM needs a provider: name one of meshConfig.extensionProviders")
         return provider
 
     @field_validator("rules")
     @classmethod
     def _deny_what(cls, rules: tuple[Rule, ...] | None, info: ValidationInfo) -> tuple[Rule, ...] | None:
-        if not rules and info.data.get("action") is Action.DENY:
-            raise ValueError("a DENY policy without rules denies nothing: name at least one")
+        action = info.data.get("action", Action.ALLOW)
+        if not rules and action in _NEED_RULES:
+            raise ValueError(f"a {action} policy without rules {_NEED_RULES[action]}: name at least one")
+        if action is Action.CUSTOM:
+            complain(
+                ((index, *below), "CUSTOM is judged before any identity is known: it cannot depend on this")
+                for index, rule in enumerate(rules or ())
+                for below in _about_identity(rule)
+            )
         return rules
 
 
@@ -230,9 +253,18 @@ class AuthorizationPolicy(IstioObject):
     @classmethod
     def _check_annotations(cls, annotations: Mapping[str, str]) -> list[Complaint]:
         found = super()._check_annotations(annotations)
-        dry_run = annotations.get(DRY_RUN)
-        if dry_run in _TRUE:
-            found.append((("annotations", DRY_RUN), "dry-run is not supported yet"))
-        elif dry_run is not None and dry_run not in _FALSE:
-            found.append((("annotations", DRY_RUN), "true or false belongs here"))
+        if annotations.get(DRY_RUN, "false") not in _TRUE | _FALSE:
+            found.append((("annotations", DRY_RUN), "true or false belongs here: Istio would enforce the policy"))
         return found
+
+    @model_validator(mode="after")
+    def _trial(self) -> AuthorizationPolicy:
+        action = self.spec.action
+        if self.dry_run and action not in _ON_TRIAL:
+            complain([(("metadata", "annotations", DRY_RUN), f"only ALLOW and DENY can be on trial, not {action}")])
+        return self
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether it is on trial: what it would do is recorded, and nothing of it is done."""
+        return self.metadata.annotations.get(DRY_RUN) in _TRUE

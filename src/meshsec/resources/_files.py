@@ -6,8 +6,9 @@ that begin with a dot are not. Must not know: what is written in a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final
@@ -15,10 +16,47 @@ from typing import Final
 from ..errors import ConfigError, Problem
 from ._yaml import MAX_BYTES
 
-__all__ = ["find_mesh_file", "policy_files", "read_text"]
+__all__ = ["FileText", "find_mesh_file", "policy_files", "read_policies", "read_text"]
 
 MESH_FILE: Final = "mesh.yaml"
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileText:
+    """One file at one moment.
+
+    Attributes:
+        source: its name.
+        text: what is in it; empty where it could not be read.
+        problems: why it could not.
+    """
+
+    source: str
+    text: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+def read_policies(paths: Iterable[Path], *, leave_out: Path | None = None) -> dict[Path, tuple[FileText, ...]]:
+    """For each path, its files, each file once however many paths lead to it. What cannot be read holds problems."""
+    done = {leave_out.resolve()} if leave_out else set()
+    return {path: tuple(_read_each(path, done)) for path in paths}
+
+
+def _read_each(path: Path, done: set[Path]) -> Iterator[FileText]:
+    try:
+        files = policy_files(path)
+    except ConfigError as error:
+        yield FileText(str(path), problems=error.problems)
+        return
+    for file in files:
+        try:
+            text = read_text(file)
+            if (real := file.resolve()) not in done:
+                done.add(real)
+                yield FileText(str(file), text)
+        except ConfigError as error:
+            yield FileText(str(file), problems=error.problems)
 
 
 def policy_files(path: Path) -> list[Path]:

@@ -6,8 +6,8 @@ resource is for whom.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -17,29 +17,68 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError, Problem
 from ._authorization_policy import AuthorizationPolicy
-from ._files import policy_files, read_text
+from ._config_map import Embedded, embedded_texts
+from ._files import FileText, read_policies
+from ._kubernetes import KubernetesService
+from ._legacy import MeshPolicy, Policy
 from ._model import Model
+from ._networking import DestinationRule, ServiceEntry, WorkloadEntry
 from ._peer_authentication import PeerAuthentication
+from ._pods import Pod, PodMaker
 from ._problems import describe, field_path, suggest
 from ._request_authentication import RequestAuthentication
 from ._resource import Foreign
-from ._yaml import Place, PlacedList, PlacedMapping, Value, place_of, read_yaml
+from ._yaml import MAX_BYTES, Place, PlacedList, PlacedMapping, Value, place_of, read_yaml
 
 __all__ = ["Resource", "build", "in_order", "load", "load_all", "parse"]
 
-Resource: TypeAlias = AuthorizationPolicy | RequestAuthentication | PeerAuthentication | Foreign
+Resource: TypeAlias = (
+    AuthorizationPolicy
+    | RequestAuthentication
+    | PeerAuthentication
+    | Policy
+    | MeshPolicy
+    | KubernetesService
+    | Pod
+    | PodMaker
+    | ServiceEntry
+    | WorkloadEntry
+    | DestinationRule
+    | Foreign
+)
 _Built = TypeVar("_Built", bound=Model)
 
 _GROUP: Final = "security.istio.io"
-_VERSIONS: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
-_KINDS: Final[Mapping[str, type[AuthorizationPolicy | RequestAuthentication | PeerAuthentication]]] = {
-    "AuthorizationPolicy": AuthorizationPolicy,
-    "PeerAuthentication": PeerAuthentication,
-    "RequestAuthentication": RequestAuthentication,
+_NETWORKING: Final = "networking.istio.io"
+_VERSIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    _GROUP: ("security.istio.io/v1", "security.istio.io/v1beta1"),
+    "authentication.istio.io": ("authentication.istio.io/v1alpha1",),
+    _NETWORKING: tuple(f"{_NETWORKING}/{version}" for version in ("v1", "v1beta1", "v1alpha3")),
 }
-_LISTS: Final = frozenset({"List", *(f"{kind}List" for kind in _KINDS)})
+_KINDS: Final[Mapping[str, Mapping[str, type[Resource]]]] = {
+    _GROUP: {
+        "AuthorizationPolicy": AuthorizationPolicy,
+        "PeerAuthentication": PeerAuthentication,
+        "RequestAuthentication": RequestAuthentication,
+    },
+    "authentication.istio.io": {"MeshPolicy": MeshPolicy, "Policy": Policy},
+    _NETWORKING: {
+        "DestinationRule": DestinationRule,
+        "ServiceEntry": ServiceEntry,
+        "WorkloadEntry": WorkloadEntry,
+    },
+    "v1": {"Pod": Pod, "Service": KubernetesService},
+    "apps": dict.fromkeys(("DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"), PodMaker),
+}
+"""API group to its kinds; Kubernetes' own group has no name, only its version."""
+
+_FOREIGN: Final[Mapping[str, frozenset[str]]] = {
+    _NETWORKING: frozenset({"EnvoyFilter", "Gateway", "ProxyConfig", "Sidecar", "VirtualService", "WorkloadGroup"}),
+}
+"""Kinds of these groups that have no effect here."""
+
+_LISTS: Final = frozenset({"List", *(f"{kind}List" for kinds in _KINDS.values() for kind in kinds)})
 _REFUSED_GROUPS: Final[Mapping[str, str]] = {
-    "authentication.istio.io": "the legacy group authentication.istio.io is not supported yet",
     "rbac.istio.io": "rbac.istio.io was removed from Istio: write an AuthorizationPolicy",
 }
 
@@ -67,21 +106,15 @@ def load(path: str | PathLike[str]) -> list[Resource]:
     Raises:
         ConfigError: with every problem of every file; or there is no such file or folder.
     """
-    return load_all([Path(path)])
+    return load_all(read_policies([Path(path)])[Path(path)])
 
 
-def load_all(paths: Iterable[Path], *, leave_out: Path | None = None) -> list[Resource]:
-    """Read the resources in all these files and folders, which together must not define anything twice."""
+def load_all(files: Iterable[FileText]) -> list[Resource]:
+    """Read the resources in all these files, which together must not define anything twice."""
     loader = _Loader()
-    done = {leave_out.resolve()} if leave_out else set()
-    for path in paths:
-        with loader.gathering():
-            for file in policy_files(path):
-                with loader.gathering():
-                    text = read_text(file)
-                    if (real := file.resolve()) not in done:
-                        done.add(real)
-                        loader.read(text, str(file))
+    for file in files:
+        loader.problems.extend(file.problems)
+        loader.read(file.text, file.source)
     return loader.result()
 
 
@@ -116,16 +149,8 @@ class _Loader:
             raise ConfigError(self.problems)
         return self.resources
 
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Keep the problems of a file that cannot be read, and go on with the next."""
-        try:
-            yield
-        except ConfigError as error:
-            self.problems.extend(error.problems)
-
     def read(self, text: str, source: str) -> _Loader:
-        document = _Documents(source)
+        document = _Documents(source, text.split("\n"))
         for value, place in read_yaml(text, source, document.problems):
             for resource in document.read(value, place):
                 self._add(resource, document)
@@ -144,12 +169,14 @@ class _Loader:
 
 
 class _Documents:
-    """Reads the documents of one file."""
+    """Reads the documents of one file, or of one value of a ConfigMap in it (which then has no lines)."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, lines: Sequence[str] = ()) -> None:
         self.source = source
+        self.lines = lines
         self.place: Place = (1, 1)
         self.problems: list[Problem] = []
+        self._embedded_bytes = 0
 
     def complain(self, message: str, place: Place, resource: str | None = None) -> None:
         self.problems.append(Problem(message, self.source, *place, resource))
@@ -168,6 +195,9 @@ class _Documents:
             yield from self._list(value)
         elif wrong:
             self.complain(wrong[1], value.values_at[wrong[0]], _title(kind, value))
+        elif (kind, api_version) == ("ConfigMap", "v1") and (texts := embedded_texts(value)):
+            for text in texts:
+                yield from self._embedded(text, _title(kind, value))
         elif resource := self._resource(kind, api_version, value):
             resource._location = f"{self.source}:{place[0]}"
             yield resource
@@ -190,9 +220,28 @@ class _Documents:
         for item, place in zip(items, items.items_at, strict=True):
             yield from self.read(item, place)
 
+    def _embedded(self, embedded: Embedded, title: str) -> Iterator[Resource]:
+        """The resources in a value of a ConfigMap, each with its place in the file."""
+        self._embedded_bytes += len(embedded.text)
+        if not self.lines or self._embedded_bytes > MAX_BYTES:
+            what = f"with more than {MAX_BYTES} characters" if self.lines else "inside a ConfigMap"
+            self.complain(f"a ConfigMap {what} is not read", embedded.key_at, title)
+            return
+        inner = _Documents(self.source)
+        for value, place in read_yaml(embedded.text, self.source, inner.problems):
+            for resource in inner.read(value, place):
+                self.place = embedded.place(inner.place, self.lines)
+                resource._location = f"{self.source}:{self.place[0]}"
+                yield resource
+        for problem in inner.problems:
+            inside = (problem.line, problem.column or 1) if problem.line else (len(embedded.text), 1)
+            line, column = embedded.place(inside, self.lines)
+            self.problems.append(replace(problem, line=line, column=column))
+
     def _resource(self, kind: str, api_version: str, value: PlacedMapping) -> Resource | None:
-        if kind in _KINDS:
-            return build(_KINDS[kind], value, self.source, self.problems, _title(kind, value))
+        model = _KINDS.get(_group(api_version), {}).get(kind)
+        if model:
+            return build(model, value, self.source, self.problems, _title(kind, value))
         metadata = value.get("metadata")
         known = {
             name: text
@@ -204,16 +253,26 @@ class _Documents:
 
 def _misfit(kind: str, api_version: str) -> tuple[str, str] | None:
     """The field that is wrong, and why; a misspelt policy must not pass as somebody else's object."""
-    group = api_version.partition("/")[0]
+    group = _group(api_version)
     if group in _REFUSED_GROUPS:
         return "apiVersion", _REFUSED_GROUPS[group]
-    if group == _GROUP and kind not in _KINDS:
-        return "kind", f"unknown kind {kind[:80]!a}{suggest(kind, _KINDS)}"
-    if kind in _KINDS and api_version not in _VERSIONS:
-        return "apiVersion", f"{kind} has apiVersion {' or '.join(_VERSIONS)}, not {api_version[:80]!a}"
-    if group != _GROUP and get_close_matches(group.lower(), [_GROUP], cutoff=0.85):
-        return "apiVersion", f"unknown API group {group[:80]!a}: did you mean {_GROUP}?"
+    known = _KINDS.get(group, {}).keys() | _FOREIGN.get(group, frozenset())
+    # Policy and Service are kinds of many groups; today's names are Istio's alone.
+    if group == _NETWORKING and kind in _KINDS[_GROUP]:
+        group = _GROUP
+    elif group in _VERSIONS and kind not in known:
+        return "kind", f"unknown kind {kind[:80]!a}{suggest(kind, _KINDS[group])}"
+    versions = _VERSIONS.get(group) or _VERSIONS[_GROUP] if group in _VERSIONS or kind in _KINDS[_GROUP] else ()
+    if versions and api_version not in versions:
+        return "apiVersion", f"{kind} has apiVersion {' or '.join(versions)}, not {api_version[:80]!a}"
+    near = get_close_matches(group.lower(), _VERSIONS, n=1, cutoff=0.85)
+    if near and group not in _VERSIONS:
+        return "apiVersion", f"unknown API group {group[:80]!a}: did you mean {near[0]}?"
     return None
+
+
+def _group(api_version: str) -> str:
+    return api_version.partition("/")[0]
 
 
 def _title(kind: str, value: PlacedMapping) -> str:

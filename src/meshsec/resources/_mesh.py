@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -17,13 +17,16 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from ..errors import SpiffeIdError
-from ..matching import parse_ip
+from ..matching import IpBlock, parse_ip
 from ..spiffe import SpiffeId, TrustDomain
-from ._model import Text, checked
+from ._extension_providers import ExtAuthzHttp
+from ._issuers import IssuerConfig
+from ._model import Flag, Text, checked, is_token
 
 __all__ = [
     "AmbiguousPaths",
     "Compatibility",
+    "ForwardedIdentity",
     "IdentityConfig",
     "KeysConfig",
     "MeshConfig",
@@ -31,31 +34,14 @@ __all__ = [
     "Service",
     "TrustDomainName",
     "Workload",
-    "host_key",
 ]
 
 AmbiguousPaths = Literal["refuse", "judge", "istio"]
 Compatibility = Literal["safe", "istio"]
+TlsVersion = Literal["1.2", "1.3"]
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
-_HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?")
 _ENDPOINT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([1-9][0-9]{0,4})")
-
-
-def host_key(host: str) -> str:
-    """A host as hosts are compared: lower case, without the dot at its end or the brackets around an IPv6 address.
-
-    Raises:
-        ValueError: it is no host name and no IP address; a wildcard and a port are neither.
-    """
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    address = parse_ip(bare) if ":" in bare and "%" not in bare else None
-    if address is not None:
-        return str(address)
-    key = host.removesuffix(".").lower()
-    if not host.isascii() or len(key) > 253 or not _HOST.fullmatch(key):
-        raise ValueError(f"{host[:80]!a} is no host name: no port, no wildcard, ASCII only")
-    return key
 
 
 def _address(endpoint: str) -> tuple[str, int]:
@@ -149,21 +135,56 @@ class Service:
         return tuple(map(_address, self.endpoints))
 
 
+def _header(text: str) -> None:
+    if text and (not is_token(text) or text != text.lower() or "_" in text):
+        raise ValueError(f"{text[:80]!a} is no header's name: lower case, - and no _")
+
+
+def _ip_block(text: str) -> None:
+    IpBlock.parse(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardedIdentity:
+    """Which header a proxy writes the client's certificate into, and what proves that the proxy wrote it.
+
+    Attributes:
+        format: ``xfcc`` (Envoy with SANITIZE_SET, cert on), ``client-cert`` (RFC 9440), ``nginx``, ``haproxy``.
+        header: its name in lower case; empty: the format's usual one.
+        ids: SPIFFE IDs of proxies that are connected over mutual TLS themselves.
+        addresses: CIDR blocks of proxies, by the transport's address.
+        unix_socket: whether everything that comes over a unix socket comes from the proxy.
+    """
+
+    format: Literal["xfcc", "client-cert", "nginx", "haproxy"]
+    header: Annotated[str, checked(_header)] = ""
+    ids: tuple[Annotated[Text, checked(_workload_id)], ...] = ()
+    addresses: tuple[Annotated[Text, checked(_ip_block)], ...] = ()
+    unix_socket: Flag = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
-    """How JSON Web Key Sets are kept, in seconds.
+    """How JSON Web Key Sets are kept; times in seconds.
 
     Attributes:
         refresh: how often a set is fetched anew.
         max_stale: how long the last good set serves when fetching fails.
         cooldown: the least time between two fetches that an unknown key asked for.
         timeout: the whole budget of one fetch.
+        token_cache: whether a verified token is remembered as long as its key set and the token itself last.
     """
 
     refresh: Seconds = 300.0
     max_stale: Seconds = 86400.0
     cooldown: Seconds = 30.0
     timeout: Seconds = 5.0
+    token_cache: Flag = True
+
+    def of(self, issuer: IssuerConfig | None) -> KeysConfig:
+        """With what an issuer has of its own."""
+        own = {name: getattr(issuer, name, None) for name in ("refresh", "max_stale", "cooldown", "timeout")}
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +202,14 @@ class MeshConfig:
         ambiguous_paths: what to do with a path that an application could read differently.
         compatibility: ``istio`` turns every deliberate difference back to Istio's reading.
         keys: how key sets are kept.
+        issuers: ``iss`` to what is different for that issuer's keys.
         allow_no_policy: whether a workload without any policy may start.
+        problem_details: whether refused clients that ask for JSON get it (RFC 9457), in place of Istio's text.
+        extension_providers: the external authorizers that CUSTOM policies may name; None: one that this program
+            brings along (``Mesh(providers=…)``, ``mesh.provider``).
+        forwarded_identity: a proxy's header that is believed; None: none ever is.
+        num_trusted_proxies: how many proxies add to X-Forwarded-For before a request arrives here; 0: it is not read.
+        min_tls_version: the lowest version that is spoken, as a server and as a client.
     """
 
     trust_domain: str = "cluster.local"
@@ -194,4 +222,10 @@ class MeshConfig:
     ambiguous_paths: AmbiguousPaths = "refuse"
     compatibility: Compatibility = "safe"
     keys: KeysConfig = field(default_factory=KeysConfig)
+    issuers: Mapping[str, IssuerConfig] = field(default_factory=lambda: _EMPTY)
     allow_no_policy: bool = False
+    problem_details: bool = False
+    extension_providers: Mapping[str, ExtAuthzHttp | None] = field(default_factory=lambda: _EMPTY)
+    forwarded_identity: ForwardedIdentity | None = None
+    num_trusted_proxies: int = 0
+    min_tls_version: TlsVersion = "1.3"

@@ -10,16 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ..errors import ConfigError, Problem
-from ._files import find_mesh_file, read_text
+from ._extension_providers import ExtensionProviderShape, providers_by_name
+from ._files import FileText, find_mesh_file, read_policies, read_text
+from ._host import host_key
+from ._issuers import IssuerConfig
 from ._load import Resource, build, in_order, load_all
 from ._mesh import (
     AmbiguousPaths,
     Compatibility,
+    ForwardedIdentity,
     IdentityConfig,
     KeysConfig,
     MeshConfig,
@@ -27,13 +31,12 @@ from ._mesh import (
     Service,
     TrustDomainName,
     Workload,
-    host_key,
 )
 from ._model import Flag, Model, Text, checked, complain, is_dns_label
 from ._resource import Labels
 from ._yaml import PlacedMapping, read_yaml
 
-__all__ = ["MeshFile", "load_mesh", "load_policies"]
+__all__ = ["MeshFile", "MeshText", "load_mesh", "load_policies", "read_mesh"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,43 @@ class MeshFile:
         return self.workloads[name]
 
 
+@dataclass(frozen=True, slots=True)
+class MeshText:
+    """All that stands in a mesh's central folder, read at one moment. Two are equal where every character is.
+
+    Attributes:
+        mesh: what mesh.yaml says.
+        text: mesh.yaml itself; None where there is none.
+        policies: each entry of ``policies`` with its files.
+    """
+
+    mesh: MeshFile = field(compare=False)
+    text: str | None
+    policies: Mapping[Path, tuple[FileText, ...]]
+
+    def resources(self) -> list[Resource]:
+        """Read every resource. Raises ConfigError with every problem of every file, and every file not there."""
+        return load_all(file for files in self.policies.values() for file in files)
+
+
+def read_mesh(path: str | PathLike[str], *, last: MeshText | None = None) -> MeshText:
+    """Read a mesh's folder once, without parsing the policies.
+
+    Args:
+        path: the folder, or its mesh.yaml.
+        last: an earlier reading, so that a mesh.yaml that did not change is not parsed again.
+
+    Raises:
+        ConfigError: mesh.yaml cannot be used; or there is no such file or folder.
+
+    Does not see that somebody writes meanwhile: who needs to know reads twice and compares.
+    """
+    file = find_mesh_file(Path(path))
+    text = None if file is None else read_text(file)
+    mesh = last.mesh if last and (last.mesh.file, last.text) == (file, text) else _parse(Path(path), file, text)
+    return MeshText(mesh, text, _read_policies(mesh))
+
+
 def load_mesh(path: str | PathLike[str]) -> MeshFile:
     """Read a folder's mesh.yaml, or the file itself. A folder without one has every default and no workload.
 
@@ -78,13 +118,7 @@ def load_mesh(path: str | PathLike[str]) -> MeshFile:
     Does not check that the files it names exist.
     """
     file = find_mesh_file(Path(path))
-    if file is None:
-        return MeshFile(config=MeshConfig(), folder=Path(path))
-    problems: list[Problem] = []
-    shape = _read(read_text(file), str(file), problems)
-    if shape is None or problems:
-        raise ConfigError(in_order(problems))
-    return shape.mesh_file(file)
+    return _parse(Path(path), file, None if file is None else read_text(file))
 
 
 def load_policies(mesh_file: MeshFile) -> list[Resource]:
@@ -93,8 +127,22 @@ def load_policies(mesh_file: MeshFile) -> list[Resource]:
     Raises:
         ConfigError: with every problem of every file, and every file or folder that is not there.
     """
+    return load_all(file for files in _read_policies(mesh_file).values() for file in files)
+
+
+def _read_policies(mesh_file: MeshFile) -> Mapping[Path, tuple[FileText, ...]]:
     paths = (mesh_file.folder / entry for entry in mesh_file.config.policies)
-    return load_all(paths, leave_out=mesh_file.file)
+    return read_policies(paths, leave_out=mesh_file.file)
+
+
+def _parse(path: Path, file: Path | None, text: str | None) -> MeshFile:
+    if file is None or text is None:
+        return MeshFile(config=MeshConfig(), folder=path)
+    problems: list[Problem] = []
+    shape = _read(text, str(file), problems)
+    if shape is None or problems:
+        raise ConfigError(in_order(problems))
+    return shape.mesh_file(file)
 
 
 def _read(text: str, source: str, problems: list[Problem]) -> _MeshShape | None:
@@ -151,11 +199,41 @@ class _NormalizationShape(Model):
     normalization: Annotated[PathNormalization, BeforeValidator(_istio_default)] = PathNormalization.BASE
 
 
+class _MeshMtlsShape(Model):
+    """Istio's enum; what it leaves to itself (TLS_AUTO, 1.2 there) is 1.3 here."""
+
+    min_protocol_version: Literal["TLS_AUTO", "TLSV1_2", "TLSV1_3"] = "TLS_AUTO"
+
+
+class _GatewayTopologyShape(Model):
+    num_trusted_proxies: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+
+
+class _ProxyConfigShape(Model):
+    """Of Istio's ProxyConfig only what has a meaning without a proxy of our own."""
+
+    gateway_topology: _GatewayTopologyShape = Field(default_factory=_GatewayTopologyShape)
+
+
 class _MeshConfigShape(Model):
     trust_domain: TrustDomainName = "cluster.local"
     trust_domain_aliases: tuple[TrustDomainName, ...] = ()
     root_namespace: _DnsLabel = "istio-system"
     path_normalization: _NormalizationShape = Field(default_factory=_NormalizationShape)
+    extension_providers: tuple[ExtensionProviderShape, ...] = ()
+    default_config: _ProxyConfigShape = Field(default_factory=_ProxyConfigShape)
+    mesh_mtls: _MeshMtlsShape = Field(default_factory=_MeshMtlsShape, alias="meshMTLS")
+
+    @field_validator("extension_providers")
+    @classmethod
+    def _one_each(cls, providers: tuple[ExtensionProviderShape, ...]) -> tuple[ExtensionProviderShape, ...]:
+        first = {provider.name: index for index, provider in reversed(list(enumerate(providers)))}
+        complain(
+            ((index, "name"), "another provider has this name")
+            for index, provider in enumerate(providers)
+            if first[provider.name] != index
+        )
+        return providers
 
 
 class _MeshShape(Model):
@@ -167,7 +245,10 @@ class _MeshShape(Model):
     ambiguous_paths: AmbiguousPaths | None = None
     compatibility: Compatibility = "safe"
     keys: KeysConfig = Field(default_factory=KeysConfig)
+    issuers: Mapping[Text, IssuerConfig] = Field(default_factory=dict)
     allow_no_policy: Flag = False
+    forwarded_identity: ForwardedIdentity | None = None
+    problem_details: Flag = False
 
     @field_validator("trust_bundles")
     @classmethod
@@ -176,6 +257,13 @@ class _MeshShape(Model):
         own = {config.trust_domain, *config.trust_domain_aliases} if config else set()
         complain(((name,), "root-cert.pem speaks for the mesh's own trust domain") for name in bundles if name in own)
         return bundles
+
+    @field_validator("forwarded_identity")
+    @classmethod
+    def _proven(cls, forwarded: ForwardedIdentity | None) -> ForwardedIdentity | None:
+        if forwarded and not (forwarded.ids or forwarded.addresses or forwarded.unix_socket):
+            raise ValueError("say what proves that the proxy sent it: ids, addresses or unixSocket")
+        return forwarded
 
     @field_validator("services")
     @classmethod
@@ -203,7 +291,13 @@ class _MeshShape(Model):
                 ambiguous_paths=self.ambiguous_paths or ("istio" if self.compatibility == "istio" else "refuse"),
                 compatibility=self.compatibility,
                 keys=self.keys,
+                issuers={name: issuer.below(folder) for name, issuer in self.issuers.items()},
                 allow_no_policy=self.allow_no_policy,
+                problem_details=self.problem_details,
+                forwarded_identity=self.forwarded_identity,
+                num_trusted_proxies=config.default_config.gateway_topology.num_trusted_proxies,
+                extension_providers=providers_by_name(config.extension_providers),
+                min_tls_version="1.2" if config.mesh_mtls.min_protocol_version == "TLSV1_2" else "1.3",
             ),
             workloads={
                 name: Workload(

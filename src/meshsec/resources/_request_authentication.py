@@ -27,6 +27,7 @@ __all__ = [
     "Presence",
     "RequestAuthentication",
     "RequestAuthenticationSpec",
+    "duration",
 ]
 
 INCLUDE_PATHS: Final = "meshsec.dev/include-paths"
@@ -78,7 +79,7 @@ def _key_set(value: object) -> object:
     return value
 
 
-def _duration(value: object) -> float:
+def duration(value: object) -> float:
     """Go's notation, as Istio's: ``5s``, ``1m30s``, ``250ms``."""
     seconds = 0.0
     if isinstance(value, str) and len(value) <= 64 and _DURATION.fullmatch(value):
@@ -89,6 +90,7 @@ def _duration(value: object) -> float:
 
 
 Url = Annotated[Text, checked(_url)]
+InlineKeys = Annotated[Text | None, BeforeValidator(_key_set)]
 OutputHeader = Annotated[Text, checked(_header)]
 
 
@@ -129,30 +131,35 @@ class JWTRule(Model):
     issuer: Annotated[str, Field(strict=True)] = ""
     audiences: Texts = ()
     jwks_uri: Url | None = None
-    jwks: Annotated[Text | None, BeforeValidator(_key_set)] = Field(default=None, validate_default=True, repr=False)
+    jwks: InlineKeys = Field(default=None, validate_default=True, repr=False)
     from_headers: Annotated[tuple[JWTHeader, ...], Field(min_length=1)] = ()
     from_params: Texts = ()
     from_cookies: Texts = ()
     output_payload_to_header: OutputHeader | None = None
     output_claim_to_headers: Annotated[tuple[ClaimToHeader, ...], Field(min_length=1)] = ()
     forward_original_token: Flag = False
-    timeout: Annotated[float, BeforeValidator(_duration)] = 5.0
+    timeout: Annotated[float, BeforeValidator(duration)] = 5.0
     presence: Presence = Presence.OPTIONAL
     space_delimited_claims: Annotated[Texts, Field(max_length=64)] = ()
 
     @field_validator("jwks")
     @classmethod
     def _keys_from_one_place(cls, jwks: str | None, info: ValidationInfo) -> str | None:
-        if "issuer" not in info.data or "jwks_uri" not in info.data:
-            return jwks  # they are wrong themselves
-        issuer, uri = info.data["issuer"], info.data["jwks_uri"]
-        if jwks is not None and uri is not None:
-            raise ValueError("jwks and jwksUri exclude each other")
-        if not issuer and uri is None:
-            raise ValueError("a rule needs an issuer, or a jwksUri")
-        if jwks is None and uri is None:
-            _discoverable(issuer)
-        return jwks
+        return keys_from_one_place(jwks, info)
+
+
+def keys_from_one_place(jwks: str | None, info: ValidationInfo) -> str | None:
+    """The check of ``jwks``, which stands after ``issuer`` and ``jwks_uri`` and is validated by default too."""
+    if "issuer" not in info.data or "jwks_uri" not in info.data:
+        return jwks  # they are wrong themselves
+    issuer, uri = info.data["issuer"], info.data["jwks_uri"]
+    if jwks is not None and uri is not None:
+        raise ValueError("jwks and jwksUri exclude each other")
+    if not issuer and uri is None:
+        raise ValueError("a rule needs an issuer, or a jwksUri")
+    if jwks is None and uri is None:
+        _discoverable(issuer)
+    return jwks
 
 
 def _discoverable(issuer: str) -> None:

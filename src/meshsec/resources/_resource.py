@@ -17,7 +17,16 @@ from ._model import Model, Text, complain, is_dns_label
 from ._problems import Complaint, suggest
 from ._scalar import Unquoted
 
-__all__ = ["Foreign", "IstioObject", "Metadata", "Named", "TargetReference", "Targets", "WorkloadSelector"]
+__all__ = [
+    "Foreign",
+    "IstioObject",
+    "Metadata",
+    "Named",
+    "SecurityObject",
+    "TargetReference",
+    "Targets",
+    "WorkloadSelector",
+]
 
 OUR_ANNOTATIONS: Final = "meshsec.dev/"
 
@@ -172,14 +181,9 @@ class Foreign(Named):
     metadata: Metadata = Field(default_factory=Metadata)
 
 
-class IstioObject(Named):
-    """A resource of Istio's API group ``security.istio.io``.
+class SecurityObject(Named):
+    """A resource that is enforced here: today's kinds and the legacy ones."""
 
-    Attributes:
-        api_version: ``security.istio.io/v1`` or ``/v1beta1``, which mean the same.
-    """
-
-    api_version: Literal["security.istio.io/v1", "security.istio.io/v1beta1"] = "security.istio.io/v1"
     status: Any = Field(default=None, repr=False)
 
     @field_validator("metadata")
@@ -207,6 +211,16 @@ class IstioObject(Named):
     def age(self) -> tuple[float, str, str]:
         """A sort key: wherever Istio says that the oldest wins, the smallest of these does."""
         return self.metadata.creation_timestamp, self.name, self.namespace
+
+
+class IstioObject(SecurityObject):
+    """A resource of Istio's API group ``security.istio.io``.
+
+    Attributes:
+        api_version: ``security.istio.io/v1`` or ``/v1beta1``, which mean the same.
+    """
+
+    api_version: Literal["security.istio.io/v1", "security.istio.io/v1beta1"] = "security.istio.io/v1"
 
 
 def _names(metadata: Metadata) -> list[Complaint]:

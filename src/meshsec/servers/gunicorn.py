@@ -1,8 +1,9 @@
-"""gunicorn, sync and gthread workers: ``from meshsec.servers.gunicorn import *`` in ``gunicorn.conf.py``.
+"""gunicorn: ``from meshsec.servers.gunicorn import *`` in ``gunicorn.conf.py``.
 
-Each worker process loads its own mesh (:func:`meshsec.servers.current_mesh`); the application is wrapped with the
-same: ``app = current_mesh().wsgi(app)``. The peer reaches the middleware as ``environ["gunicorn.socket"]``. This file
-must not know policies or certificates.
+For the sync and gthread workers, and for the ASGI workers of ``meshsec.servers.gunicorn_asgi`` and
+``meshsec.servers.gunicorn_uvicorn``. Each worker process loads its own mesh (:func:`meshsec.servers.current_mesh`);
+the application is wrapped with the same: ``app = current_mesh().wsgi(app)``. With the WSGI workers the peer reaches
+the middleware as ``environ["gunicorn.socket"]``. This file must not know policies or certificates.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final, Protocol
 from ..errors import ConfigError, MeshsecError, SvidError
 from ..tls import TlsMaterial, server_context
 from ._process import current_mesh
+from ._worker import CarriesPeers
 
 __all__ = ["certfile", "do_handshake_on_connect", "keyfile", "on_starting", "ssl_context"]
 
@@ -91,10 +93,11 @@ def _check_worker_class(worker_class: type) -> None:
     from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
     from gunicorn.workers.sync import SyncWorker  # type: ignore[import-untyped]
 
-    if not issubclass(worker_class, SyncWorker | ThreadWorker):
+    if not issubclass(worker_class, SyncWorker | ThreadWorker | CarriesPeers):
         name = f"{worker_class.__module__}.{worker_class.__qualname__}"
         # uvicorn's worker never asks the hook, and gunicorn's own asgi worker serves plaintext when the hook fails.
-        raise ConfigError(f"worker class {name} is not supported yet: use sync or gthread; for ASGI, uvicorn itself")
+        known = "sync, gthread, meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
+        raise ConfigError(f"worker class {name} is not supported: use one of {known}")
 
 
 def _port(conf: _Config) -> int:

@@ -1,7 +1,7 @@
 """uvicorn: ``meshsec.servers.uvicorn.run(app, mesh=mesh, port=8443)``.
 
 uvicorn hands an application neither the peer's certificate nor the socket, so its protocol classes get one more
-method: they put the connection's :class:`Transport` into ``scope["state"]``. Never a contextvar, which under uvloop
+method: they put the connection's transport into ``scope["state"]``. Never a contextvar, which under uvloop
 names another client. This file must not know policies or certificates.
 """
 
@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from ..errors import ConfigError
-from ..middleware import TRANSPORT_KEY, Transport
+from ..middleware import TRANSPORT_KEY
 from ._process import current_mesh
+from ._transport import transport_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from ..mesh import Mesh
 
-__all__ = ["TransportInState", "context_factory", "run"]
+__all__ = ["TransportInState", "context_factory", "protocol_class", "run"]
 
 # By the value of uvicorn's own option; as import strings, which reach worker processes too.
 _PROTOCOLS: Final = {
@@ -38,7 +39,7 @@ _DEFAULTS: Final = {"proxy_headers": False, "server_header": False}
 
 
 class TransportInState:
-    """To be mixed into a protocol class of uvicorn's: every request of a connection carries its :class:`Transport`.
+    """To be mixed into a protocol class of uvicorn's: every request of a connection carries its transport.
 
     It arrives in ``scope["state"]``, for HTTP and WebSocket alike, because uvicorn copies the protocol's state there.
     """
@@ -47,7 +48,7 @@ class TransportInState:
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Called once the handshake is done and the peer admitted."""
-        self.app_state = {**self.app_state, TRANSPORT_KEY: Transport.of_asyncio(transport)}
+        self.app_state = {**self.app_state, TRANSPORT_KEY: transport_of(transport)}
         super().connection_made(transport)  # type: ignore[misc] # the protocol that this is mixed into
 
 
@@ -93,13 +94,14 @@ def run(app: ASGIApp | str, *, mesh: Mesh | None, port: int, host: str = "127.0.
     Raises:
         ConfigError: an option cannot be honoured, or this uvicorn cannot take our context.
     """
-    protocol = _protocol(options.pop("http", "auto"))
+    protocol = protocol_class(options.pop("http", "auto"))
     _check(options, mesh)
     factory = context_factory(mesh, port)
     uvicorn.run(app, host=host, port=port, http=protocol, ssl_context_factory=factory, **{**_DEFAULTS, **options})
 
 
-def _protocol(wanted: object) -> Any:
+def protocol_class(wanted: object) -> Any:
+    """For uvicorn's ``http``: the class, or its import string, that carries our transport. Raises ConfigError."""
     if wanted == "auto":
         wanted = "httptools" if find_spec("httptools") else "h11"
     if isinstance(wanted, str) and wanted in _PROTOCOLS:

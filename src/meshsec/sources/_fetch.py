@@ -1,4 +1,4 @@
-"""The one place that makes outgoing HTTP requests: one GET, bounded in time and size, to addresses that are allowed.
+"""The one place that makes outgoing HTTP requests: one at a time, bounded in time and size, to allowed addresses.
 
 No redirect is followed, no proxy and no cookie is used, TLS is always verified. This file must not know what is
 fetched, except for OpenID Connect's discovery document.
@@ -6,6 +6,7 @@ fetched, except for OpenID Connect's discovery document.
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import time
@@ -19,6 +20,7 @@ from threading import Timer
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
@@ -26,7 +28,7 @@ from urllib3.util import Url, parse_url
 from ..errors import KeysUnavailableError
 from ..jose import read_json_object
 
-__all__ = ["Fetch", "FetchResult", "discover", "fetch", "good_body"]
+__all__ = ["PLAIN_GET", "Asking", "Fetch", "FetchResult", "discover", "fetch", "good_body", "max_age"]
 
 MAX_BYTES: Final = 1 << 20
 MAX_URL: Final = 2048
@@ -50,11 +52,39 @@ class FetchResult:
         status: the HTTP status.
         body: at most as many bytes as were allowed.
         headers: names in lower case; repeated lines joined with commas.
+        lines: the same as (lower-case name, value), each line by itself.
     """
 
     status: int
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    lines: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What to send, where it is more than a GET.
+
+    Attributes:
+        method: of the request.
+        target: sent as it is, in place of the URL's own; ASCII without spaces.
+        headers: the lines to send, in place of the usual ones; with Host, it stands for the URL's.
+        context: for https, in place of the system's authorities: a context that checks by itself who answers.
+        server_hostname: whom that context is to expect.
+        ca_file: for https, a PEM file in place of the system's authorities; the host's name is checked as ever.
+        cut: whether a body that is too large is cut, where it would be an error.
+    """
+
+    method: str = "GET"
+    target: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    context: ssl.SSLContext | None = None
+    server_hostname: str | None = None
+    ca_file: str | None = None
+    cut: bool = False
+
+
+PLAIN_GET: Final = Asking(headers=tuple(_HEADERS.items()))
 
 
 class Fetch(Protocol):
@@ -65,14 +95,15 @@ class Fetch(Protocol):
         ...
 
 
-def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES) -> FetchResult:
-    """GET a URL.
+def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES, asking: Asking = PLAIN_GET) -> FetchResult:
+    """Make one request; a GET, unless it is said otherwise.
 
     Args:
         url: http or https, without user and password, at most 2048 characters.
         timeout: seconds for everything together, however slowly the bytes drip. Only the look-up of the name has
             the resolver's own limits.
         max_bytes: a larger body is an error and is not read on.
+        asking: what to send.
 
     Returns:
         The answer; a redirect is an answer like any other.
@@ -83,12 +114,12 @@ def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES) -> FetchResul
     """
     target = _read_url(url)
     deadline = time.monotonic() + timeout
-    connection = _CONNECTIONS[target.scheme](target, deadline)
+    connection = _CONNECTIONS[target.scheme](target, deadline, asking)
     cut_off = Timer(timeout, connection.cut_off)
     cut_off.daemon = True
     cut_off.start()
     try:
-        return connection.get(target.path, max_bytes)
+        return connection.ask(asking, target.path, max_bytes)
     except (OSError, HTTPError, HTTPException, ValueError) as error:
         reason = "timed out" if time.monotonic() >= deadline else f"{type(error).__name__}: {error}"
         raise KeysUnavailableError(f"fetching {target} failed: {reason[:200]}") from error
@@ -135,6 +166,16 @@ def good_body(url: str, result: FetchResult) -> bytes:
     return result.body
 
 
+def max_age(result: FetchResult) -> float:
+    """For how many seconds an answer says it is good (RFC 9111 section 5.2.2); infinite where it says nothing."""
+    directives = [part.strip().lower() for part in result.headers.get("cache-control", "").split(",")]
+    ages = [part.removeprefix("max-age=").strip('"') for part in directives if part.startswith("max-age=")]
+    if "no-store" in directives or "no-cache" in directives:
+        return 0.0
+    # One that is no number is stale at once, as the RFC wants it.
+    return min((float(age) if age.isascii() and age.isdecimal() else 0.0 for age in ages), default=math.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class _Target:
     scheme: str
@@ -161,7 +202,7 @@ def _read_url(url: str) -> _Target:
 class _Bounded(HTTPConnection):
     """A connection to an allowed address that another thread can cut off, in its TLS handshake too."""
 
-    def __init__(self, target: _Target, deadline: float, **options: Any) -> None:
+    def __init__(self, target: _Target, deadline: float, _asking: Asking, **options: Any) -> None:
         super().__init__(target.host, target.port, **options)
         self._deadline = deadline
         self._line: socket.socket | None = None
@@ -179,19 +220,24 @@ class _Bounded(HTTPConnection):
             with suppress(OSError):
                 self._line.shutdown(socket.SHUT_RDWR)
 
-    def get(self, path: str, max_bytes: int) -> FetchResult:
-        """One GET. Raises ValueError for a body that is too large."""
-        self.request("GET", path, headers=_HEADERS, preload_content=False, decode_content=False)
+    def ask(self, asking: Asking, path: str, max_bytes: int) -> FetchResult:
+        """One request. Raises ValueError for a body that is too large."""
+        headers = HTTPHeaderDict(asking.headers)
+        target = path if asking.target is None else asking.target
+        self.request(asking.method, target, headers=headers, preload_content=False, decode_content=False)
         body = bytearray()
         with closing(self.getresponse()) as response:
             for chunk in response.stream(_CHUNK, decode_content=False):
                 body += chunk
                 if len(body) > max_bytes:
+                    if asking.cut:
+                        break
                     raise ValueError(f"the body has more than {max_bytes} bytes")
         # A body without a length ends where the connection does; cut off by us, it is no complete answer.
         self.check_time()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return FetchResult(response.status, bytes(body), MappingProxyType(headers))
+        joined = {name.lower(): value for name, value in response.headers.itermerged()}
+        lines = tuple((name.lower(), value) for name, value in response.headers.iteritems())
+        return FetchResult(response.status, bytes(body[:max_bytes]), MappingProxyType(joined), lines)
 
     def finish(self) -> None:
         """Close everything; ``close`` alone is also called for us, while a body without a length is still to come."""
@@ -224,17 +270,30 @@ class _Bounded(HTTPConnection):
 
 
 class _BoundedTls(_Bounded, HTTPSConnection):
-    """The same over TLS, verified with the system's authorities."""
+    """The same over TLS, verified with the system's authorities, or as whoever asks has it verified."""
 
-    def __init__(self, target: _Target, deadline: float) -> None:
-        super().__init__(target, deadline, ssl_context=_ssl_context())
+    def __init__(self, target: _Target, deadline: float, asking: Asking) -> None:
+        # A context of ours checks in the handshake; a SPIFFE certificate has no DNS name that could be matched here.
+        own = {"server_hostname": asking.server_hostname, "assert_hostname": False}
+        options = own if asking.context else {}
+        context = asking.context or _ssl_context(asking.ca_file)
+        super().__init__(target, deadline, asking, ssl_context=context, **options)
 
 
-_CONNECTIONS: Final[Mapping[str, Callable[[_Target, float], _Bounded]]] = {"http": _Bounded, "https": _BoundedTls}
+_Connect = Callable[[_Target, float, Asking], _Bounded]
+_CONNECTIONS: Final[Mapping[str, _Connect]] = {"http": _Bounded, "https": _BoundedTls}
+
+
+def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    """A file is read anew each time: it may have been replaced. Raises KeysUnavailableError."""
+    try:
+        return ssl.create_default_context(cafile=ca_file) if ca_file else _system_context()
+    except OSError as error:
+        raise KeysUnavailableError(f"no authorities can be read from {ca_file}: {type(error).__name__}") from None
 
 
 @cache
-def _ssl_context() -> ssl.SSLContext:
+def _system_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..ca import CertificateAuthority
 from ..errors import MeshsecError, SvidError
-from ..spiffe import SpiffeId, X509Bundle, X509BundleSet, X509Svid, verify_x509_svid
-from ..tls import StaticMaterial
+from ..spiffe import SpiffeId, X509Bundle, X509BundleSet, X509Svid, namesakes, verify_x509_svid
+from ..tls import Revocations, StaticMaterial
 
 __all__ = ["AuthorityIdentity", "FileIdentity", "Identity", "IdentityKeeper", "IdentitySource", "StaticIdentity"]
 
 _log: Final = logging.getLogger("meshsec.identity")
 
+# Chain (leaf first), key, authorities, what they revoked.
+_LAYOUTS: Final = (
+    ("cert-chain.pem", "key.pem", "root-cert.pem", "ca-crl.pem"),
+    ("tls.crt", "tls.key", "ca.crt", "ca.crl"),
+    ("certificates.pem", "private_key.pem", "ca_certificates.pem", "ca_crl.pem"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a source read: our own SVID and the authorities of our own trust domain."""
+    """What a source read: our own SVID, the authorities of our own trust domain, and what they revoked."""
 
     svid: X509Svid
     bundle: X509Bundle
+    revoked: Revocations = field(default_factory=Revocations)
 
 
 class IdentitySource(Protocol):
@@ -56,7 +64,9 @@ class StaticIdentity:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """A folder in Istio's layout: cert-chain.pem, key.pem, root-cert.pem.
+    """A folder in one of the layouts in which certificates are mounted, with a CRL where there is one.
+
+    Istio's, cert-manager's or Google's names; the first whose chain is there is meant.
 
     The folder may be swapped atomically (Kubernetes' ``..data`` link) or file by file: the three are read together
     and taken only if they fit together, so a half-written set is never used.
@@ -73,9 +83,14 @@ class FileIdentity:
         # Resolved once, so that the three files are of one generation even if the link moves meanwhile.
         data = self.folder / "..data"
         folder = data.resolve(strict=True) if data.is_symlink() else self.folder
-        svid = X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
-        roots = folder / "root-cert.pem"
-        return Identity(svid, X509Bundle.from_pem(self.trust_domain, roots.read_bytes(), source=str(roots)))
+        names = next((names for names in _LAYOUTS if (folder / names[0]).exists()), _LAYOUTS[0])
+        chain, key, roots, lists = (folder / name for name in names)
+        svid = X509Svid.from_pem(chain.read_bytes(), key.read_bytes())
+        bundle = X509Bundle.from_pem(self.trust_domain, roots.read_bytes(), source=str(roots))
+        if not lists.exists():
+            return Identity(svid, bundle)
+        revoked = Revocations.from_pem(lists.read_bytes(), bundle.x509_authorities, source=str(lists))
+        return Identity(svid, bundle, revoked)
 
 
 class AuthorityIdentity:
@@ -122,6 +137,7 @@ class IdentityKeeper:
         self._foreign = tuple(foreign)
         self._published: Identity | None = None
         self._failure: str | None = None
+        self._expired: Identity | None = None
 
     def load(self, now: float) -> None:
         """Read, judge and publish. Raises MeshsecError or OSError and then changes nothing."""
@@ -134,12 +150,14 @@ class IdentityKeeper:
             raise SvidError(f"{found}, this workload is {self._expected}", code="wrong_identity")
         # Our own chain is held to what our peers will hold it to; this also finds a half-replaced set of files.
         verify_x509_svid(identity.svid.chain, bundles, now=now, role="client")
-        self.material.replace(svid=identity.svid, bundles=bundles)
+        self.material.replace(svid=identity.svid, bundles=bundles, revoked=identity.revoked)
         self._published = identity
+        for name in namesakes(bundles):
+            _log.warning("authorities named %s carry no key identifier: OpenSSL may mix them up", name)
         _log.info("%s: serial %x from %s", identity.svid.id, identity.svid.serial, self._source.origin)
 
     def refresh(self, now: float) -> None:
-        """As :meth:`load`, but a failure keeps the last good identity and is logged once."""
+        """As :meth:`load`, but a failure keeps the last good identity and is logged once; so is an identity's end."""
         try:
             self.load(now)
         except (MeshsecError, OSError) as error:
@@ -150,6 +168,10 @@ class IdentityKeeper:
             self._failure = failure
         else:
             self._failure = None
+        published = self._published
+        if published is not None and now > published.svid.not_after and self._expired is not published:
+            self._expired = published
+            _log.error("our own certificate has expired (%s): every handshake fails", self._source.origin)
 
     def status(self) -> dict[str, Any]:
         """What is published and what last failed; no key material."""

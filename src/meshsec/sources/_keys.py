@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -23,8 +23,9 @@ from typing import Any, Final
 from ..authn import KeySnapshot, KeySource, NeedKeys
 from ..errors import KeysUnavailableError
 from ..jose import KeySet
-from ..resources import KeysConfig
-from ._fetch import Fetch, discover, fetch, good_body
+from ..resources import IssuerConfig, KeysConfig
+from ._fetch import Fetch, discover, fetch, good_body, max_age
+from ._issuer import IssuerFetch
 from ._shelf import Flight, Shelf
 
 __all__ = ["KeyStore"]
@@ -42,8 +43,9 @@ class KeyStore:
     Args:
         sources: what to keep.
         config: how often, how long, how patiently.
+        issuers: what is different for some of them.
         clock: seconds that only grow; the wall clock has no say here.
-        fetch: fetches one URL.
+        fetch: fetches one URL, for issuers without authorities and token of their own.
 
     :meth:`start` begins to refresh in the background; without it sets are fetched when requests ask. It may be shared
     by threads and event loops, and survives a fork: the child starts its own threads.
@@ -54,16 +56,18 @@ class KeyStore:
         sources: Iterable[KeySource],
         config: KeysConfig | None = None,
         *,
+        issuers: Mapping[str, IssuerConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
         fetch: Fetch = fetch,
     ) -> None:
         self._config = config or KeysConfig()
+        self._issuers = issuers or {}
         self._clock = clock
         self._fetch = fetch
         self._lock = threading.Lock()
         self._running = False
         self._stop: threading.Event | None = None
-        self._shelves = {source: Shelf(source, self._config) for source in sources}
+        self._shelves = {source: self._shelf(source) for source in sources}
         self._published: tuple[KeySnapshot, float] = (MappingProxyType({}), -math.inf)
         _stores.add(self)
 
@@ -140,7 +144,7 @@ class KeyStore:
             if wanted == {source: shelf.source.timeout for source, shelf in self._shelves.items()}:
                 return
             kept = self._shelves
-            self._shelves = {source: kept.get(source) or Shelf(source, self._config) for source in wanted}
+            self._shelves = {source: kept.get(source) or self._shelf(source) for source in wanted}
             for source, shelf in self._shelves.items():
                 shelf.source = source  # equal, but for the time that its fetches may take
             self._publish()
@@ -148,6 +152,9 @@ class KeyStore:
         if running:
             self.start()
             self.refresh_due()
+
+    def _shelf(self, source: KeySource) -> Shelf:
+        return Shelf(source, self._config.of(self._issuers.get(source.issuer)))
 
     def start(self) -> None:
         """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already."""
@@ -220,7 +227,7 @@ class KeyStore:
             flight.landed.set_result(None)
 
     def _fly(self, shelf: Shelf, flight: Flight) -> None:
-        found: KeySet | str
+        found: tuple[KeySet, float] | str
         try:
             found = self._load(shelf)
         except KeysUnavailableError as error:
@@ -235,27 +242,30 @@ class KeyStore:
             self._land(shelf, found)
         flight.landed.set_result(None)
 
-    def _land(self, shelf: Shelf, found: KeySet | str) -> None:
+    def _land(self, shelf: Shelf, found: tuple[KeySet, float] | str) -> None:
         """With the lock held."""
         now = self._clock()
-        if isinstance(found, KeySet):
+        if not isinstance(found, str):
             if shelf.failures:
                 _log.info("the keys of %s are back", shelf.source.issuer)
-            shelf.succeeded(found, now)
+            shelf.succeeded(found[0], now, found[1])
         else:
             if not shelf.failures:
                 _log.warning("the keys of %s cannot be had: %s", shelf.source.issuer, found)
             shelf.failed(found, now)
         self._publish()
 
-    def _load(self, shelf: Shelf) -> KeySet:
-        """Discovery and the set itself share one budget."""
+    def _load(self, shelf: Shelf) -> tuple[KeySet, float]:
+        """The set, and for how many seconds it is good. Discovery and the set itself share one budget."""
         source, deadline = shelf.source, self._clock() + shelf.budget
-        url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=self._fetch)
+        own = self._issuers.get(source.issuer)
+        fetch = IssuerFetch(source, own) if own and (own.ca_file or own.token_file) else self._fetch
+        url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=fetch)
         left = deadline - self._clock()
         if left <= 0:
             raise KeysUnavailableError(f"finding the key set of {source.issuer} took too long")
-        return KeySet.parse(good_body(url, self._fetch(url, timeout=left)))
+        answer = fetch(url, timeout=left)
+        return KeySet.parse(good_body(url, answer)), max_age(answer)
 
     def _after_fork(self) -> None:
         """In the child, where no thread of ours lives and a lock may be held for ever."""

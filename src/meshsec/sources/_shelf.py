@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Final
 
-from ..authn import KeySource, KeyState
+from ..authn import KeySource, KeyState, TokenCache
 from ..jose import KeySet
 from ..resources import KeysConfig
 
@@ -49,22 +49,26 @@ class Shelf:
         config: how often, how long, how patiently.
         keys: the last good set, however old.
         loaded_at: when it came.
+        max_age: for how many seconds its server said that it is good.
         attempted_at: when the last fetch began, well or badly: the cooldown counts from here.
         due_at: when to fetch of our own accord.
         failures: fetches that failed since the last good one.
         last_error: why the last of them did.
         flight: the fetch in the air.
+        cache: the tokens that ``keys`` verified; None: they are not remembered.
     """
 
     source: KeySource
     config: KeysConfig
     keys: KeySet | None = None
     loaded_at: float = _NEVER
+    max_age: float = math.inf
     attempted_at: float = _NEVER
     due_at: float = _NEVER
     failures: int = 0
     last_error: str | None = None
     flight: Flight | None = None
+    cache: TokenCache | None = None
 
     @property
     def budget(self) -> float:
@@ -73,8 +77,10 @@ class Shelf:
 
     def state(self, now: float) -> KeyState:
         """What requests may know."""
-        keys = self.keys if now < self._stale_at else None
-        return KeyState(keys, fetchable=self.flight is not None or now >= self._cool_at)
+        fetchable = self.flight is not None or now >= self._cool_at
+        if now < self._stale_at:
+            return KeyState(self.keys, fetchable=fetchable, cache=self.cache)
+        return KeyState(fetchable=fetchable)
 
     def next_change(self, now: float) -> float:
         """When :meth:`state` will say something else by the passing of time alone."""
@@ -93,10 +99,13 @@ class Shelf:
         self.flight, self.attempted_at = Flight(), now
         return self.flight
 
-    def succeeded(self, keys: KeySet, now: float) -> None:
-        """A good set came."""
+    def succeeded(self, keys: KeySet, now: float, max_age: float = math.inf) -> None:
+        """A good set came; ``max_age`` is how long its server says that it stays so."""
         self.flight, self.failures, self.last_error = None, 0, None
-        self.keys, self.loaded_at = keys, now
+        if keys != self.keys:
+            # What the old set verified is forgotten together with it.
+            self.keys, self.cache = keys, TokenCache() if self.config.token_cache else None
+        self.loaded_at, self.max_age = now, max_age
         self._plan_refresh(now)
 
     def failed(self, error: str, now: float) -> None:
@@ -117,8 +126,12 @@ class Shelf:
             self._plan_refresh(now)
 
     def _plan_refresh(self, now: float) -> None:
-        """Before it is needed, and not when everyone else does it."""
-        self.due_at = now + min(self.config.refresh, self.config.max_stale) * _random.uniform(0.8, 1.0)
+        """Before it is needed, and not when everyone else does it.
+
+        A server may have its set fetched sooner than we would, but not more often than the cooldown allows.
+        """
+        soonest = min(max(self.max_age, self.config.cooldown, _SHORTEST_RETRY), self.config.refresh)
+        self.due_at = now + min(soonest, self.config.max_stale) * _random.uniform(0.8, 1.0)
 
     @property
     def _stale_at(self) -> float:

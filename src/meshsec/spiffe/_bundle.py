@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,7 +19,9 @@ from ._id import TrustDomain
 from ._leaf import is_ca
 from ._pem import read_der, read_pem, write_pem
 
-__all__ = ["X509Bundle", "X509BundleSet"]
+__all__ = ["X509Bundle", "X509BundleSet", "namesakes"]
+
+_SUBJECT_KEY_ID: Final = x509.SubjectKeyIdentifier.oid
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -136,3 +139,16 @@ class X509BundleSet:
 
     def __repr__(self) -> str:
         return f"X509BundleSet({list(self)!r})"
+
+
+def namesakes(bundles: X509BundleSet) -> tuple[str, ...]:
+    """The names that several authorities share without a key identifier to tell them apart (RFC 4514 text).
+
+    OpenSSL tries only the first of them, and refuses good peers of the others.
+    """
+    nameless: dict[x509.Name, set[bytes]] = {}
+    for bundle in bundles:
+        for certificate in bundle.x509_authorities:
+            if not any(extension.oid == _SUBJECT_KEY_ID for extension in certificate.extensions):
+                nameless.setdefault(certificate.subject, set()).add(certificate.public_bytes(Encoding.DER))
+    return tuple(sorted(name.rfc4514_string() for name, found in nameless.items() if len(found) > 1))

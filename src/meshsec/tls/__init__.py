@@ -5,6 +5,8 @@ Must not know: where an identity comes from, policies, HTTP, servers.
 """
 
 from ._context import MeshSSLContext, client_context, server_context
+from ._extension import asgi_extension
+from ._keys import load_svid
 from ._material import MaterialSource, StaticMaterial, TlsMaterial
 from ._peer import (
     Authorizer,
@@ -14,8 +16,11 @@ from ._peer import (
     authorize_member_of,
     authorize_one_of,
     recheck,
+    verify_presented,
 )
+from ._permissive import is_plaintext
 from ._refusal import PeerRefusedError
+from ._revocation import Revocations
 from ._sockets import verified_peer
 
 __all__ = [
@@ -23,15 +28,20 @@ __all__ = [
     "MaterialSource",
     "MeshSSLContext",
     "PeerRefusedError",
+    "Revocations",
     "StaticMaterial",
     "TlsMaterial",
     "VerifiedPeer",
+    "asgi_extension",
     "authorize_any",
     "authorize_id",
     "authorize_member_of",
     "authorize_one_of",
     "client_context",
+    "is_plaintext",
+    "load_svid",
     "recheck",
     "server_context",
     "verified_peer",
+    "verify_presented",
 ]

@@ -13,14 +13,16 @@ import _ssl
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from ..errors import ConfigError, SvidError
 from ..spiffe import X509BundleSet, X509Svid
 from ._keys import load_svid
 from ._material import MaterialSource, TlsMaterial
 from ._peer import Authorizer, Gate
+from ._permissive import PermissiveObject, PermissiveSocket
 from ._sockets import GuardedContext, GuardedObject, GuardedSocket
 
 __all__ = ["MeshSSLContext", "client_context", "server_context"]
@@ -30,36 +32,59 @@ _PROTOCOL: Final = {"client": ssl.PROTOCOL_TLS_SERVER, "server": ssl.PROTOCOL_TL
 
 _C_CONTEXT: Final = _ssl._SSLContext
 
-_Alpn = tuple[str, ...]
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# For TLS 1.2, where it is permitted: forward secrecy and authenticated encryption only. Those of 1.3 are always so.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+# First: a PERMISSIVE sidecar terminates only TLS that offers it. The second is what a client without any preference
+# speaks most often; some servers refuse whoever offers protocols of which they know none.
+_MESH_ALPN: Final = ("istio",)
+_USUAL_ALPN: Final = ("http/1.1",)
+
+MinimumVersion = Literal["1.2", "1.3"]
+_Kind = tuple[tuple[str, ...], bool]
+"""The ALPN protocols to offer, and whether plaintext is taken."""
 
 
-def server_context(source: MaterialSource, *, authorize: Authorizer | None = None) -> MeshSSLContext:
+def server_context(
+    source: MaterialSource,
+    *,
+    authorize: Authorizer | None = None,
+    plaintext: Callable[[], bool] | None = None,
+    minimum: MinimumVersion = "1.3",
+) -> MeshSSLContext:
     """A context for servers: presents our SVID, demands the client's and verifies it.
 
     Args:
         source: asked at every handshake. While it has nothing, handshakes fail; this call does not.
         authorize: which clients may connect; None for every SVID of a trust domain that has a bundle.
+        plaintext: asked at each new connection whether it may be plaintext instead, which its first byte tells
+            (PeerAuthentication PERMISSIVE); None for never.
+        minimum: the lowest TLS version.
 
-    NOT checked: revocation, and what the client may do once connected.
+    NOT checked: what the client may do once connected.
 
     Raises:
         ConfigError: ``ssl_replaced``: another library has put its own class in the place of ``ssl.SSLContext``.
     """
-    return MeshSSLContext(Gate("client", source, authorize))
+    return MeshSSLContext(Gate("client", source, authorize), minimum, plaintext)
 
 
-def client_context(source: MaterialSource, *, authorize: Authorizer) -> MeshSSLContext:
+def client_context(
+    source: MaterialSource, *, authorize: Authorizer, minimum: MinimumVersion = "1.3"
+) -> MeshSSLContext:
     """A context for clients: presents our SVID and judges the server before a byte of the request is sent.
 
     Args:
         source: asked at every handshake.
         authorize: who may answer, judged by SPIFFE ID and by the server name that the caller asked for; mandatory,
             because a certificate alone never says that its holder is the one we meant. DNS names in it count nothing.
+        minimum: the lowest TLS version.
 
     Raises:
         ConfigError: as :func:`server_context` says.
     """
-    return MeshSSLContext(Gate("server", source, authorize))
+    return MeshSSLContext(Gate("server", source, authorize), minimum)
 
 
 class _InnerContext(GuardedContext):
@@ -69,22 +94,44 @@ class _InnerContext(GuardedContext):
     sslobject_class = GuardedObject
     material: TlsMaterial | None = None
 
-    def __new__(cls, gate: Gate) -> Self:
+    def __new__(cls, gate: Gate, _minimum: ssl.TLSVersion) -> Self:
         return super().__new__(cls, _PROTOCOL[gate.role])
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, minimum: ssl.TLSVersion) -> None:
         # Explicitly, one by one: what create_default_context sets differs between versions of Python.
         self.gate = gate
         self.check_hostname = False  # before verify_mode; the gate judges the name
         self.verify_mode = ssl.CERT_REQUIRED
         # An authority need not be self-signed; STRICT would refuse roots that SPIFFE permits.
         self.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-        self.minimum_version = ssl.TLSVersion.TLSv1_3
-        # A resumed session would skip the certificate, its expiry and its authority.
-        self.options |= ssl.OP_NO_TICKET
+        self.minimum_version = minimum
+        self.set_ciphers(_CIPHERS)
+        # A resumed session would skip the certificate, its expiry and its authority. TLS 1.2 resumes all the same:
+        # then the gate verifies the chain anew.
+        self.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         if gate.role == "client":
             self.num_tickets = 0
             self.sni_callback = _note_server_name
+
+
+class _PermissiveContext(_InnerContext):
+    """The same for a connection that may turn out to be plaintext."""
+
+    sslsocket_class = PermissiveSocket
+    sslobject_class = PermissiveObject
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        tls_object = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(tls_object, PermissiveObject):
+            tls_object.between(incoming, outgoing)
+        return tls_object
 
 
 def _note_server_name(tls_object: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
@@ -103,8 +150,8 @@ def _ignored(name: str) -> Callable[..., None]:
 class MeshSSLContext(ssl.SSLContext):
     """An ``ssl.SSLContext`` whose certificate, key and trust follow a source, and that nothing else can change.
 
-    Hand it to any server or client that takes an ``SSLContext``. TLS 1.3 with mutual authentication only; no session
-    is ever resumed. Made by :func:`server_context` and :func:`client_context`.
+    Hand it to any server or client that takes an ``SSLContext``. TLS 1.3 with mutual authentication only, unless it
+    was made for less; no session is resumed unverified. Made by :func:`server_context` and :func:`client_context`.
 
     Settings that libraries make are ignored, because none of them may weaken it; only ALPN is theirs. It reads as
     strict as it is: ``CERT_REQUIRED`` and, for clients, ``check_hostname``: the authorizer judges the server's name.
@@ -115,21 +162,27 @@ class MeshSSLContext(ssl.SSLContext):
     sslobject_class = GuardedObject
 
     _gate: Gate
-    _alpn: _Alpn
-    _built: dict[_Alpn, _InnerContext]
+    _alpn: tuple[str, ...]
+    _built: dict[_Kind, _InnerContext]
     _failed: TlsMaterial | None
 
-    def __new__(cls, gate: Gate) -> Self:
+    def __new__(
+        cls, gate: Gate, _minimum: MinimumVersion = "1.3", _plaintext: Callable[[], bool] | None = None
+    ) -> Self:
         if ssl.SSLContext.__base__ is not _C_CONTEXT:
             # truststore.inject_into_ssl() and gevent do; then settings recurse, and event loops refuse our class.
             raise ConfigError("something has replaced ssl.SSLContext: a mesh needs Python's own", code="ssl_replaced")
         return super().__new__(cls, _PROTOCOL[gate.role])
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(
+        self, gate: Gate, minimum: MinimumVersion = "1.3", plaintext: Callable[[], bool] | None = None
+    ) -> None:
         # Never used for a connection; were it ever, it has no certificate and trusts nobody.
         super().__setattr__("verify_mode", ssl.CERT_REQUIRED)
         super().__setattr__("minimum_version", ssl.TLSVersion.TLSv1_3)
         self._gate = gate
+        self._minimum = _VERSIONS[minimum]
+        self._plaintext = plaintext
         self._alpn = ()
         self._built = {}
         self._failed = None
@@ -167,6 +220,13 @@ class MeshSSLContext(ssl.SSLContext):
         super().set_alpn_protocols(protocols)  # says what is wrong with them
         self._alpn = protocols
 
+    def snapshot(self) -> TlsMaterial | None:
+        """The material of the next handshake; None where there is none yet. Another one after every change."""
+        try:
+            return self._gate.source.current()
+        except SvidError:
+            return None
+
     def prepare(self) -> None:
         """Build now what the next handshake needs, so that no event loop has to; it never fails."""
         self._current()
@@ -190,44 +250,50 @@ class MeshSSLContext(ssl.SSLContext):
         try:
             material = self._gate.source.current()
         except SvidError as error:
-            return _unready(self._gate, error)
+            return _unready(self._new(permissive=False), error)
         if material.svid is None:
-            return _unready(self._gate, SvidError("this workload has no SVID yet", code="no_svid"))
-        alpn = self._alpn
-        inner = self._built.get(alpn)
+            return _unready(self._new(permissive=False), SvidError("this workload has no SVID yet", code="no_svid"))
+        if material.svid.not_after < time.time():
+            return _unready(self._new(permissive=False), SvidError("our own SVID has expired", code="svid_expired"))
+        kind = (self._alpn, self._plaintext is not None and self._plaintext())
+        inner = self._built.get(kind)
         if inner is not None and inner.material is material:
             return inner
         try:
-            fresh = _build(self._gate, material, material.svid, alpn)
+            fresh = _filled(self._new(permissive=kind[1]), material, material.svid, kind[0])
         except Exception as error:  # noqa: BLE001 - whatever it is, the last good one goes on
             return self._fallen_back(inner, material, error)
         others = {key: built for key, built in self._built.items() if built.material is material}
-        self._built = {**others, alpn: fresh}
+        self._built = {**others, kind: fresh}
         return fresh
+
+    def _new(self, *, permissive: bool) -> _InnerContext:
+        return (_PermissiveContext if permissive else _InnerContext)(self._gate, self._minimum)
 
     def _fallen_back(self, last: _InnerContext | None, material: TlsMaterial, error: Exception) -> _InnerContext:
         """The last good context. What it trusts too much the gate refuses, which asks the newest snapshot."""
         if self._failed is not material:
             self._failed = material
             _log.error("a new certificate could not be put to use: %s", error)
-        return last or _unready(self._gate, SvidError(f"OpenSSL refuses our SVID: {error}", code="svid_unusable"))
+        reason = SvidError(f"OpenSSL refuses our SVID: {error}", code="svid_unusable")
+        return last or _unready(self._new(permissive=False), reason)
 
 
-def _build(gate: Gate, material: TlsMaterial, svid: X509Svid, alpn: _Alpn) -> _InnerContext:
-    inner = _InnerContext(gate)
+def _filled(inner: _InnerContext, material: TlsMaterial, svid: X509Svid, alpn: tuple[str, ...]) -> _InnerContext:
     inner.material = material
     load_svid(inner, svid)
     authorities = b"".join(_authorities(material.bundles))
     if authorities:
         inner.load_verify_locations(cadata=authorities)
+    if inner.gate.role == "server":
+        alpn = (*_MESH_ALPN, *(alpn or _USUAL_ALPN))
     if alpn:
         inner.set_alpn_protocols(alpn)
     return inner
 
 
-def _unready(gate: Gate, error: SvidError) -> _InnerContext:
+def _unready(inner: _InnerContext, error: SvidError) -> _InnerContext:
     """A context whose every handshake fails and says why: servers treat that better than an error while wrapping."""
-    inner = _InnerContext(gate)
     inner.unready = error
     return inner
 

@@ -11,6 +11,7 @@ from types import EllipsisType
 from typing import Final, Protocol
 
 from ..spiffe import X509BundleSet, X509Svid
+from ._revocation import Revocations
 
 __all__ = ["MaterialSource", "StaticMaterial", "TlsMaterial"]
 
@@ -24,12 +25,14 @@ class TlsMaterial:
     Attributes:
         svid: our own identity; None while there is none, and then no handshake succeeds.
         bundles: whom we trust, per trust domain.
-        generation: rises whenever ``bundles`` changes; a renewed ``svid`` alone does not raise it.
+        generation: rises whenever ``bundles`` or ``revoked`` changes; a renewed ``svid`` alone does not raise it.
+        revoked: certificates that count no more, of peers and of the authorities between.
     """
 
     svid: X509Svid | None = None
     bundles: X509BundleSet = field(default_factory=X509BundleSet)
     generation: int = 0
+    revoked: Revocations = field(default_factory=Revocations)
     # Peers of older connections that were verified against these bundles; it dies with the snapshot.
     _recalled: set[bytes] = field(default_factory=set, repr=False, compare=False)
 
@@ -72,7 +75,11 @@ class StaticMaterial:
         return self._material
 
     def replace(
-        self, *, svid: X509Svid | EllipsisType | None = ..., bundles: X509BundleSet | EllipsisType = ...
+        self,
+        *,
+        svid: X509Svid | EllipsisType | None = ...,
+        bundles: X509BundleSet | EllipsisType = ...,
+        revoked: Revocations | EllipsisType = ...,
     ) -> None:
         """Publish a new snapshot by one reference; what is not given stays. For one writer at a time.
 
@@ -81,5 +88,6 @@ class StaticMaterial:
         old = self._material
         new_svid = old.svid if isinstance(svid, EllipsisType) else svid
         new_bundles = old.bundles if isinstance(bundles, EllipsisType) else bundles
-        generation = old.generation + (new_bundles != old.bundles)
-        self._material = TlsMaterial(new_svid, new_bundles, generation)
+        new_revoked = old.revoked if isinstance(revoked, EllipsisType) else revoked
+        changed = new_bundles != old.bundles or new_revoked != old.revoked
+        self._material = TlsMaterial(new_svid, new_bundles, old.generation + changed, new_revoked)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -32,6 +33,7 @@ __all__ = [
     "authorize_member_of",
     "authorize_one_of",
     "recheck",
+    "verify_presented",
 ]
 
 Authorizer = Callable[[SpiffeId, str | None], None]
@@ -39,6 +41,7 @@ Authorizer = Callable[[SpiffeId, str | None], None]
 
 # The leaf, eight intermediates, and the root that OpenSSL's clients send along: as in verify_x509_svid.
 _MAX_CHAIN: Final = 10
+_RECALLED: Final = 1024
 _ENCODING_DER: Final = 2  # _ssl.ENCODING_DER
 
 
@@ -113,9 +116,39 @@ def recheck(peer: VerifiedPeer, source: MaterialSource, *, now: float) -> Verifi
     if material.generation == peer.generation:
         return peer
     bundle = material.bundles.get(peer.id.trust_domain)
+    try:
+        material.revoked.check(peer.path or peer.chain)
+    except SvidError as error:
+        raise SvidError(f"{peer.id} is trusted no longer: {error}", code="peer_distrusted") from error
     if bundle is None or not _anchored(peer.path, bundle):
         _verify_anew(peer, material, now)
     return replace(peer, generation=material.generation)
+
+
+def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: float) -> VerifiedPeer:
+    """Verify a client's chain that did not come out of our contexts: somebody else's TLS took it.
+
+    NOT checked: that the client holds the key; whoever terminated TLS has seen that, whatever else it looked at.
+
+    Args:
+        chain: DER, leaf first.
+        now: POSIX seconds.
+
+    Raises:
+        SvidError: as :func:`meshsec.spiffe.verify_x509_svid` says.
+    """
+    material = source.current()
+    spiffe_id = verify_x509_svid(chain, material.bundles, now=now, role="client")
+    material.revoked.check(chain)
+    return VerifiedPeer(
+        id=spiffe_id,
+        chain=chain,
+        path=(),
+        role="client",
+        certificate_sha256=sha256(chain[0]).digest(),
+        not_after=_not_after(chain[0]),
+        generation=material.generation,
+    )
 
 
 def _verify_anew(peer: VerifiedPeer, material: TlsMaterial, now: float) -> None:
@@ -133,19 +166,21 @@ def _identify(
     tls_object: ssl.SSLSocket | ssl.SSLObject, role: Role, material: TlsMaterial, server_name: str | None
 ) -> VerifiedPeer:
     path, chain = _chains(tls_object)
-    if not path:
-        # So it is for a resumed session, whose certificate nobody has looked at this time.
+    resumed = not path and tls_object.session_reused and bool(chain)
+    if not path and not resumed:
         raise SvidError("the handshake verified no certificate chain", code="not_verified")
     if len(chain) > _MAX_CHAIN:
         raise SvidError(f"a chain of {len(chain)} certificates, more than {_MAX_CHAIN}", code="chain_too_long")
-    spiffe_id = check_leaf(x509.load_der_x509_certificate(path[0]))
+    spiffe_id = _named(chain[0] if resumed else path[0])
     bundle = material.bundles.get(spiffe_id.trust_domain)
     if bundle is None:
         raise SvidError(f"no bundle for the trust domain of {spiffe_id}", code="unknown_trust_domain")
-    if not _anchored(path, bundle):
-        # OpenSSL stops at the first authority it finds; where trust domains cross-sign, that may be another's.
+    if resumed or not _anchored(path, bundle):
+        # A resumed session (TLS 1.2) brings its old certificate along, at which nobody has looked this time.
+        # And OpenSSL stops at the first authority it finds; where trust domains cross-sign, that may be another's.
         verify_x509_svid(chain, material.bundles, now=time.time(), role=role)
         path = ()
+    material.revoked.check(path or chain)
     return VerifiedPeer(
         id=spiffe_id,
         chain=chain,
@@ -163,6 +198,13 @@ def _anchored(path: tuple[bytes, ...], bundle: X509Bundle) -> bool:
     return not bundle.der.isdisjoint(path[1:])
 
 
+# What a certificate says depends on its bytes alone; whom to believe is not remembered here.
+@lru_cache(_RECALLED)
+def _named(der: bytes) -> SpiffeId:
+    return check_leaf(x509.load_der_x509_certificate(der))
+
+
+@lru_cache(_RECALLED)
 def _not_after(der: bytes) -> float:
     return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
 

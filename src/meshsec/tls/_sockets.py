@@ -23,10 +23,10 @@ from ._refusal import PeerRefusedError, as_tls_error, log_refusal
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["GuardedContext", "GuardedObject", "GuardedSocket", "verified_peer"]
+__all__ = ["PATIENCE_SECONDS", "GuardedContext", "GuardedObject", "GuardedSocket", "refuse", "verified_peer"]
 
 _UNFINISHED: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError)
-_PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 10.0
 
 
 class GuardedContext(ssl.SSLContext):
@@ -103,7 +103,7 @@ class GuardedSocket(ssl.SSLSocket):
             super().do_handshake(block)
             return
         # A client that stops half-way would hold a server's thread for ever.
-        self.settimeout(_PATIENCE_SECONDS)
+        self.settimeout(PATIENCE_SECONDS)
         try:
             super().do_handshake()
         except TimeoutError:
@@ -196,15 +196,15 @@ def _admit(tls_object: GuardedObject | GuardedSocket, shake_hands: Callable[[], 
     except _UNFINISHED:
         raise  # the next call goes on
     except (SvidError, ssl.SSLError) as error:
-        _refuse(tls_object, error)
+        refuse(tls_object, error)
     name = tls_object.sni if tls_object.server_side else tls_object.server_hostname
     try:
         return context.gate.admit(tls_object, name)
     except Exception as error:  # noqa: BLE001 - certificates and authorizers raise anything; all of it refuses
-        _refuse(tls_object, error)
+        refuse(tls_object, error)
 
 
-def _refuse(tls_object: GuardedObject | GuardedSocket, error: Exception) -> NoReturn:
+def refuse(tls_object: GuardedObject | GuardedSocket, error: Exception) -> NoReturn:
     """End the connection for good, say why in the log, and raise what every TLS library understands."""
     refusal = as_tls_error(error)
     log_refusal(tls_object.whom(), error)

@@ -1,0 +1,73 @@
+"""Tokens that held a moment ago, so that the next request with the same one need not verify it again.
+
+A cache belongs to one key set and dies with it: no token is taken after the key that signed it has left the set. It
+holds no token, only a digest that means nothing to another process, and what became of the token. What is bound to a
+connection is not in here. This file must not know how a token is verified.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from ._token import TokenProfile, VerifiedToken
+
+__all__ = ["LONGEST", "TokenCache", "token_digest"]
+
+_MOST: Final = 2048  # of each generation; an entry takes about 2 KiB
+LONGEST: Final = 4096  # characters of a token that is worth its place
+
+_key: Final = secrets.token_bytes(32)
+
+
+def token_digest(token: str) -> bytes:
+    """A keyed digest of the token's first characters: of all of them, where it is short enough to be kept."""
+    return sha256(_key + token[: LONGEST + 1].encode("utf-8", "replace")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    token: VerifiedToken
+    profile: TokenProfile
+    begins: float
+    ends: float
+
+
+@dataclass(slots=True, eq=False)
+class TokenCache:
+    """What became of the tokens that one key set verified. Safe to share between threads.
+
+    A token gets in when it is verified for the second time, so that tokens that come once push nothing out; tokens
+    that did not hold leave no trace at all. When the young generation is full, the old one is forgotten.
+    """
+
+    _young: dict[bytes, _Entry] = field(default_factory=dict, repr=False)
+    _old: Mapping[bytes, _Entry] = field(default_factory=dict, repr=False)
+    _seen: set[bytes] = field(default_factory=set, repr=False)
+
+    def find(self, digest: bytes, profile: TokenProfile, now: float) -> VerifiedToken | None:
+        """The token, if it held for this very profile and its times hold now."""
+        entry = self._young.get(digest)
+        if entry is None:
+            entry = self._old.get(digest)
+            if entry is None:
+                return None
+            self._keep(digest, entry)
+        return entry.token if entry.profile is profile and entry.begins <= now <= entry.ends else None
+
+    def add(self, digest: bytes, profile: TokenProfile, token: VerifiedToken) -> None:
+        """Remember a token that was verified just now, if it was before."""
+        if digest in self._seen:
+            self._keep(digest, _Entry(token, profile, *profile.lifetime(token.claims)))
+            return
+        if len(self._seen) >= 2 * _MOST:
+            self._seen = set()
+        self._seen.add(digest)
+
+    def _keep(self, digest: bytes, entry: _Entry) -> None:
+        if len(self._young) >= _MOST:
+            self._old, self._young = self._young, {}
+        self._young[digest] = entry

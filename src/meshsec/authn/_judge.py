@@ -1,0 +1,104 @@
+"""One token, found somewhere, against the rules that may accept it; and whether other keys may change the verdict.
+
+This file must not know requests, nor how many tokens there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .._values import quick
+from ..decision import Reason
+from ..errors import TokenError
+from ._cache import LONGEST, token_digest
+from ._keys import KeySnapshot, KeySource
+from ._locate import Location
+from ._rule import Rule
+from ._token import UnverifiedToken, VerifiedToken, read_token
+
+__all__ = ["Accepted", "Refused", "judge", "judge_text", "missing"]
+
+
+@quick
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A token that held against one of the rules that see it."""
+
+    rule: Rule
+    location: Location
+    token: VerifiedToken
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token that held against none: the last reason, and the key sets that, fetched anew, may change it."""
+
+    error: TokenError
+    askable: tuple[KeySource, ...]
+
+
+def judge_text(
+    text: str, location: Location, rules: Sequence[Rule], snapshot: KeySnapshot, now: float
+) -> Accepted | Refused:
+    """A token as it stands in a request, against the rules that read this place; those that it held for are cached.
+
+    Raises:
+        TokenError: it has not the form of a token.
+    """
+    digest = None
+    for rule in rules:
+        cache = rule.state(snapshot).cache
+        if cache is not None:
+            digest = digest or token_digest(text)
+            known = cache.find(digest, rule.profile, now)
+            # Only the first of the rules for a token is ever remembered, and whose turn it is depends on the path.
+            if known and (len(rules) == 1 or rule is _responsible(rules, known.principal.issuer)[0]):
+                return Accepted(rule, location, known)
+    token = read_token(text)
+    responsible = _responsible(rules, token.unverified_issuer)
+    found = judge(token, location, responsible, snapshot, now)
+    if digest is not None and isinstance(found, Accepted) and found.rule is responsible[0]:
+        cache = found.rule.state(snapshot).cache
+        if cache is not None and len(text) <= LONGEST:
+            cache.add(digest, found.rule.profile, found.token)
+    return found
+
+
+def _responsible(rules: Sequence[Rule], issuer: str | None) -> Sequence[Rule]:
+    """The rules for an issuer; those that require a token here come alone, where there are any."""
+    mine = [rule for rule in rules if rule.is_for(issuer)]
+    if len(mine) < 2:
+        return mine
+    return [rule for rule in mine if rule.trigger] or mine
+
+
+def judge(
+    token: UnverifiedToken, location: Location, rules: Sequence[Rule], snapshot: KeySnapshot, now: float
+) -> Accepted | Refused:
+    """The first rule that accepts the token, as in Istio; of several refusals the last is told."""
+    error: TokenError | None = None
+    askable: list[KeySource] = []
+    for rule in rules:
+        state = rule.state(snapshot)
+        try:
+            if state.keys is None:
+                raise TokenError("Jwks remote fetch is failed", code=Reason.KEYS_UNAVAILABLE)
+            return Accepted(rule, location, token.verify(rule.profile, state.keys, now))
+        except TokenError as refusal:
+            error = refusal
+            if state.fetchable and rule.source and _is_about_keys(refusal, token):
+                askable.append(rule.source)
+    return Refused(error or TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER), tuple(askable))
+
+
+def missing() -> TokenError:
+    """No token where one must be."""
+    return TokenError("Jwt is missing", code=Reason.JWT_MISSING)
+
+
+def _is_about_keys(error: TokenError, token: UnverifiedToken) -> bool:
+    """Whether other keys may change the verdict: a token that names no key may be signed by one we have not seen."""
+    if error.code == Reason.JWT_SIGNATURE:
+        return not token.names_key
+    return error.code in (Reason.KEYS_UNAVAILABLE, Reason.JWT_UNKNOWN_KEY)

@@ -1,0 +1,100 @@
+"""``meshsec ca run``: the authority as a process that keeps every account's identity in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ..ca import AuthorityFolder, FolderStore, Rotator, Sweep
+from ..resources import load_service_accounts
+from ..spiffe import SpiffeId
+from ._ca_show import format_option
+
+__all__ = ["run"]
+
+_log = logging.getLogger("meshsec.ca")
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--dir", "folder", type=_PATH, default="ca", show_default=True, help="The authority's folder.")
+@click.option(
+    "--accounts", type=_PATH, required=True, help="ServiceAccount manifests, or a list of {namespace, name}."
+)
+@click.option("--store", type=_PATH, required=True, help="Gets NAMESPACE/istio.ACCOUNT with three files each.")
+@click.option("--ttl", type=float, default=86_400, show_default=True, help="Of each identity, seconds.")
+@click.option("--interval", type=float, default=5, show_default=True, help="Between two looks, seconds.")
+@click.option("--dns-name", "dns_names", multiple=True, help="For every identity; may be repeated.")
+@click.option("--once", is_flag=True, help="Look once; the exit status is 1 if something failed.")
+@format_option
+def run(
+    folder: Path,
+    accounts: Path,
+    store: Path,
+    ttl: float,
+    interval: float,
+    dns_names: tuple[str, ...],
+    once: bool,
+    output: str,
+) -> None:
+    """Issue, renew and repair the identities of all service accounts until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    authority = AuthorityFolder(folder)
+    trust_domain = authority.authority.trust_domain
+
+    def ids() -> list[SpiffeId]:
+        found = load_service_accounts(accounts)
+        return [SpiffeId.for_service_account(trust_domain, item.namespace, item.name) for item in found]
+
+    with authority.exclusively(), _progress() as progress:
+        rotator = Rotator(authority, FolderStore(store), ids, ttl=ttl, dns_names=dns_names, progress=progress)
+        stop = _stop_on_signals()
+        if warning := authority.authority.warning(ttl=ttl):
+            _log.warning("%s", warning)
+        while not stop.is_set():
+            sweep = rotator.sweep()
+            _tell(sweep, output)
+            if once:
+                sys.exit(1 if sweep.failed else 0)
+            stop.wait(interval)
+
+
+def _tell(sweep: Sweep, output: str) -> None:
+    """Print what a sweep has done, if anything."""
+    if not (sweep.issued or sweep.published or sweep.failed):
+        return
+    if output == "json":
+        done = {"issued": sweep.issued, "published": sweep.published, "failed": sweep.failed}
+        click.echo(json.dumps({"accounts": sweep.accounts, **done}))
+    else:
+        counts = f"{len(sweep.issued)} issued, {len(sweep.published)} given new roots, {len(sweep.failed)} failed"
+        click.echo(f"{sweep.accounts} accounts: {counts}")
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a sweep is, where somebody looks and rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield lambda _done, _total: None
+        return
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("identities", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=done < total)

@@ -1,0 +1,178 @@
+"""``meshsec doctor``: what does a running server let through?
+
+It connects as those would who must not get in, and with headers that no client may set. This file must not know the
+server's configuration: it looks from outside, as an attacker does.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import click
+
+from ..ca import CertificateAuthority
+from ..errors import ConfigError
+from ..spiffe import SpiffeId, X509Svid
+from ..tls import load_svid
+
+__all__ = ["doctor"]
+
+_TIMEOUT: Final = 10.0
+_YEAR: Final = 365 * 86400.0
+# What proxies write for applications that believe them.
+_SPOOFED: Final = {
+    "x-forwarded-client-cert": "By=spiffe://{domain}/x;Hash={zeros};URI=spiffe://{domain}/ns/default/sa/admin",
+    "x_forwarded_client_cert": "By=spiffe://{domain}/x;Hash={zeros};URI=spiffe://{domain}/ns/default/sa/admin",
+    "x-forwarded-for": "127.0.0.1",
+    "x-forwarded-proto": "https",
+    "ssl-client-verify": "SUCCESS",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where to knock."""
+
+    host: str
+    port: int
+    path: str
+    trust_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What became of one attempt. ``open`` means that an application answered who should not have been reached."""
+
+    attempt: str
+    answer: str
+    open: bool
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "--identity", type=click.Path(path_type=Path, file_okay=False), help="cert-chain.pem and key.pem of a friend."
+)
+@click.option("--trust-domain", default="cluster.local", show_default=True, help="whose names the strangers take.")
+def doctor(url: str, identity: Path | None, trust_domain: str) -> None:
+    """Knock at URL (https://host:port/path) as those would who must not get in, and say what was let through.
+
+    With --identity also as a friend: with TLS 1.2, a resumed session, and headers that pretend to be somebody else.
+    Exits with 0 if every stranger was refused, else with 3.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise ConfigError("write https://host:port/path")
+    target = _Target(parts.hostname, parts.port or 443, parts.path or "/", trust_domain)
+    findings = _strangers(target)
+    if identity is not None:
+        chain, key = (identity / "cert-chain.pem").read_bytes(), (identity / "key.pem").read_bytes()
+        findings += _as_a_friend(target, X509Svid.from_pem(chain, key))
+    width = max(len(finding.attempt) for finding in findings)
+    for finding in findings:
+        click.echo(f"{'OPEN' if finding.open else 'ok  '}  {finding.attempt:<{width}}  {finding.answer}")
+    if any(finding.open for finding in findings):
+        raise click.exceptions.Exit(3)
+
+
+def _strangers(target: _Target) -> list[_Finding]:
+    now = time.time()
+    foreign = CertificateAuthority.create(target.trust_domain)
+    name = SpiffeId.for_service_account(target.trust_domain, "default", "doctor")
+    stranger = foreign.issue_x509_svid(name)
+    expired = CertificateAuthority.create(target.trust_domain, now=now - _YEAR).issue_x509_svid(
+        name, now=now - _YEAR / 2
+    )
+    attempts: list[tuple[str, Callable[[], ssl.SSLContext | None]]] = [
+        ("plaintext", lambda: None),
+        ("no certificate", _context),
+        ("no certificate, TLS 1.2", lambda: _context(version=ssl.TLSVersion.TLSv1_2)),
+        ("a certificate of a foreign authority", lambda: _context(stranger)),
+        ("an expired certificate", lambda: _context(expired)),
+    ]
+    return [_stranger(target, attempt, make()) for attempt, make in attempts]
+
+
+def _stranger(target: _Target, attempt: str, context: ssl.SSLContext | None) -> _Finding:
+    answer = _ask(target, context, _spoofed(target))
+    # 401 and 403 are an application's door, or the middleware's: the request was refused where it should be.
+    return _Finding(attempt, answer, open=answer.isdecimal() and answer not in ("400", "401", "403"))
+
+
+def _as_a_friend(target: _Target, svid: X509Svid) -> list[_Finding]:
+    plain = _ask(target, _context(svid))
+    spoofed = _ask(target, _context(svid), _spoofed(target))
+    old = _ask(target, _context(svid, version=ssl.TLSVersion.TLSv1_2))
+    resumed = _resumed(target, _context(svid))
+    return [
+        _Finding("a friend", plain, open=False),
+        _Finding("a friend with spoofed identity headers", spoofed, open=_better(spoofed, plain)),
+        _Finding("a friend, TLS 1.2", old, open=old.isdecimal()),
+        _Finding("a friend's resumed session", "resumed" if resumed else "not resumed", open=resumed),
+    ]
+
+
+def _better(spoofed: str, plain: str) -> bool:
+    """Whether pretending opened a door."""
+    return plain in ("401", "403") and spoofed.isdecimal() and spoofed not in ("400", "401", "403")
+
+
+def _spoofed(target: _Target) -> dict[str, str]:
+    return {name: value.format(domain=target.trust_domain, zeros="0" * 64) for name, value in _SPOOFED.items()}
+
+
+def _context(svid: X509Svid | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """A careless client's: who the server is does not matter here, nothing secret is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if version is not None:
+        context.maximum_version = version
+    if svid is not None:
+        load_svid(context, svid)
+    return context
+
+
+def _ask(target: _Target, context: ssl.SSLContext | None, headers: dict[str, str] | None = None) -> str:
+    """One GET: the status, or why there was none."""
+    connection = (
+        http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT)
+        if context is None
+        else http.client.HTTPSConnection(target.host, target.port, timeout=_TIMEOUT, context=context)
+    )
+    try:
+        connection.request("GET", target.path, headers=headers or {})
+        return str(connection.getresponse().status)
+    except ConnectionRefusedError as error:
+        raise ConfigError(f"nobody listens at {target.host}:{target.port}") from error
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
+    finally:
+        connection.close()
+
+
+def _resumed(target: _Target, context: ssl.SSLContext) -> bool:
+    """Whether a second connection is spared the proof of who it is."""
+    session: ssl.SSLSession | None = None
+    reused = False
+    for _ in range(2):
+        with (
+            suppress(OSError),
+            socket.create_connection((target.host, target.port), timeout=_TIMEOUT) as raw,
+            context.wrap_socket(raw, server_hostname=target.host, session=session) as sock,
+        ):
+            request = f"GET {target.path} HTTP/1.1\r\nhost: {target.host}\r\nconnection: close\r\n\r\n"
+            sock.sendall(request.encode())
+            while sock.recv(4096):
+                pass  # tickets come with the answer
+            session, reused = sock.session, bool(sock.session_reused)
+    return reused

@@ -1,0 +1,396 @@
+"""Select what applies to a workload, compile it, decide one request after the other.
+
+This file must not know what a decision looks like to another enforcer: ``_envoy`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from ..attributes import (
+    Attributes,
+    AuthContext,
+    Bound,
+    Connection,
+    HttpRequest,
+    Refusal,
+    RequestFacts,
+    RequestPrincipal,
+    read_request,
+)
+from ..authn import (
+    CompiledLegacy,
+    CompiledRequestAuthentication,
+    KeySnapshot,
+    KeySource,
+    LegacyRefusal,
+    NeedKeys,
+    PeerModes,
+    TokenResult,
+    check_binding,
+    compile_legacy,
+    compile_peer_authentication,
+    compile_request_authentication,
+)
+from ..authz import NO_CUSTOM, CompiledAuthorization, CompiledCustom, Verdict, compile_authorization, compile_custom
+from ..decision import Decision, Edits, Outcome, Reason
+from ..errors import ConfigError, Problem, TokenError
+from ..resources import (
+    Action,
+    AuthorizationPolicy,
+    MeshConfig,
+    MtlsMode,
+    PeerAuthentication,
+    RequestAuthentication,
+    Resource,
+    Workload,
+)
+from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
+from ._decisions import bad_request, by_verdict, legacy_refusal, peer_refusal, strictest, token_refusal
+from ._envoy import envoy_config
+
+__all__ = ["NeedKeys", "WorkloadPolicy"]
+
+_Selectable = TypeVar("_Selectable", AuthorizationPolicy, RequestAuthentication)
+
+_DENIED: Final = "RBAC: access denied"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPolicy:
+    """Everything that applies to one workload, compiled and frozen; safe to share between threads.
+
+    Build one with :meth:`compile`.
+
+    Attributes:
+        workload: who is protected.
+        config: the mesh-wide settings.
+        modes: PeerAuthentication, by port.
+        tokens: RequestAuthentication.
+        rules: AuthorizationPolicy.
+        trust_domains: whose peers may be here at all.
+        applied: what was selected, as ``Kind namespace/name``.
+        requests: the RequestAuthentications that ``tokens`` was compiled from.
+        legacy: Policy and MeshPolicy, in whose place ``modes`` stands too; None where none applies.
+        custom: CUSTOM policies, which ask external authorizers.
+        reserved: headers that only their providers may set.
+    """
+
+    workload: Workload
+    config: MeshConfig
+    modes: PeerModes
+    tokens: CompiledRequestAuthentication
+    rules: CompiledAuthorization
+    trust_domains: frozenset[str]
+    applied: tuple[str, ...]
+    requests: tuple[RequestAuthentication, ...] = ()
+    legacy: CompiledLegacy | None = None
+    custom: CompiledCustom = NO_CUSTOM
+    reserved: frozenset[str] = frozenset()
+
+    @classmethod
+    def compile(cls, resources: Iterable[Resource], workload: Workload, config: MeshConfig | None = None) -> Self:
+        """Select what applies to ``workload`` and compile it.
+
+        Args:
+            resources: all resources of the mesh, as :func:`meshsec.resources.load` returns them.
+            workload: the workload to protect.
+            config: the mesh-wide settings.
+
+        Raises:
+            ConfigError: a selected resource cannot be enforced, or none applies and ``allow_no_policy`` is off.
+        """
+        config = config or MeshConfig()
+        resources = tuple(resources)
+        peers = [item for item in resources if isinstance(item, PeerAuthentication)]
+        _refuse_root_selectors(peers, config)
+        requests = _select(resources, RequestAuthentication, workload, config)
+        policies = _select(resources, AuthorizationPolicy, workload, config)
+        judging = [item for item in policies if item.spec.action is not Action.CUSTOM]
+        custom = compile_custom([item for item in policies if item.spec.action is Action.CUSTOM], config=config)
+        modes = compile_peer_authentication(peers, workload, config)
+        legacy = compile_legacy(resources, workload, config)
+        if legacy is not None:
+            _refuse_both(legacy, requests, modes, workload)
+            modes = legacy.modes
+        if not (modes.declared or requests or policies or config.allow_no_policy):
+            raise ConfigError(
+                f"no policy applies to workload {workload.name} (namespace {workload.namespace}); "
+                "set allowNoPolicy: true in mesh.yaml if that is meant",
+                code="no_policy",
+            )
+        return cls(
+            workload,
+            config,
+            modes,
+            compile_request_authentication(
+                requests, compatibility=config.compatibility, token_cache=config.keys.token_cache
+            ),
+            compile_authorization(judging, config=config),
+            frozenset({config.trust_domain, *config.trust_domain_aliases, *config.trust_bundles}),
+            tuple(
+                f"{type(item).__name__} {item.id}"
+                for item in (*peers, *requests, *policies, *(legacy.applied if legacy else ()))
+            ),
+            tuple(requests),
+            legacy,
+            custom,
+            reserved_headers(custom, config),
+        )
+
+    @property
+    def sources(self) -> tuple[KeySource, ...]:
+        """The key sets that the rules need and that are not written into them."""
+        return self.tokens.sources if self.legacy is None else self.legacy.sources
+
+    def to_envoy(self) -> dict[str, Any]:
+        """The same policy for a real Envoy, as istiod would configure a sidecar; plain values, ready for JSON.
+
+        Returns:
+            ``http_filters``: jwt_authn, then RBAC for AUDIT, DENY and ALLOW, each only where there is something to
+            do. They go before the router. ``http_connection_manager``: the settings that make Envoy normalize the
+            path as this policy does. ``runtime``: a static layer for the bootstrap.
+            A rule with ``jwksUri`` refers to a cluster that Istio would name ``outbound|<port>||<host>``.
+
+        Raises:
+            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (our include and exclude
+                annotations, key discovery, ``presence: REQUIRED`` beside other rules), legacy kinds, CUSTOM policies.
+
+        Has no equivalent there: what ``compatibility: safe`` and ``ambiguous_paths`` refuse beyond Istio; the
+        modes of PeerAuthentication, the trust domains and the dates of certificates, which are the listener's; the
+        mount of an application; dry-run policies. Envoy itself writes or removes some headers (``x-request-id``,
+        ``x-envoy-*``, hop-by-hop ones) before a rule sees them. Values are the compiled ones: trust domain aliases
+        are expanded.
+        """
+        if self.custom.policies:
+            raise ConfigError("external authorizers (CUSTOM) are not exported yet", code="no_equivalent")
+        if self.legacy is not None:
+            raise ConfigError("legacy kinds have no equivalent in today's Envoy", code="no_equivalent")
+        return envoy_config(self.config, self.requests, self.rules.policies)
+
+    def decide(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        keys: KeySnapshot,
+        *,
+        now: float,
+        answers: Sequence[NeedKeys | CheckAnswer] = (),
+    ) -> Decision | NeedKeys | NeedCheck:
+        """Decide one request, or ask for what is missing. See :meth:`judge`, which also tells who the caller is."""
+        answer = self.judge(connection, request, keys, now=now, answers=answers)
+        return answer.decision if isinstance(answer, AuthContext) else answer
+
+    def judge(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        keys: KeySnapshot,
+        *,
+        now: float,
+        answers: Sequence[NeedKeys | CheckAnswer] = (),
+    ) -> AuthContext | NeedKeys | NeedCheck:
+        """Authenticate and authorize one request.
+
+        Args:
+            connection: what the transport knows; its peer is taken as verified.
+            request: the request's head as it came from the wire.
+            keys: the key sets at hand.
+            now: wall clock, POSIX seconds.
+            answers: to the questions that were asked before about this request: for a NeedKeys itself, once its keys
+                were fetched, well or badly; for a NeedCheck what the provider said. No question is asked twice.
+
+        Returns:
+            The caller and the decision, or a question.
+
+        Does not check that the peer's certificate is genuine: only its dates and its trust domain's name.
+        """
+        refused = self._peer_refusal(connection, now)
+        if refused is not None:
+            return AuthContext(None, None, refused)
+        config = self.config
+        facts = read_request(
+            request, config.path_normalization, config.ambiguous_paths, compatibility=config.compatibility
+        )
+        if isinstance(facts, Refusal):
+            return AuthContext(connection.peer, None, bad_request(facts))
+        if request.mount and not _inside(facts.target.path, request.mount):
+            outside = Refusal(Reason.TARGET_OUTSIDE_MOUNT, "the path leaves its mount")
+            return AuthContext(connection.peer, None, bad_request(outside))
+        if not self.custom.policies:
+            return self._judge_checked(connection, request, facts, keys, now=now, ask=not answers)
+        passed = check(self.custom, self.reserved, connection, facts, answers)
+        if isinstance(passed, NeedCheck):
+            return passed
+        if isinstance(passed, Decision):
+            return AuthContext(connection.peer, None, passed)
+        ask = not any(isinstance(answer, NeedKeys) for answer in answers)
+        found = self._judge_checked(connection, request, passed.facts, keys, now=now, ask=ask)
+        return found if isinstance(found, NeedKeys) else passed.completed(found)
+
+    def _judge_checked(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        facts: RequestFacts,
+        keys: KeySnapshot,
+        *,
+        now: float,
+        ask: bool,
+    ) -> AuthContext | NeedKeys:
+        if self.legacy is not None:
+            return self._judge_legacy(self.legacy, connection, request, facts, keys, now=now, ask=ask)
+        token = self.tokens.authenticate(facts, keys, now=now, ask=ask)
+        if isinstance(token, NeedKeys):
+            return token
+        error = token.error or self._binding_error(token.principal, connection)
+        if error is not None:
+            return AuthContext(connection.peer, None, token_refusal(error, facts))
+        decision = self._authorize(connection, request, facts, token)
+        return AuthContext(connection.peer, token.principal, decision)
+
+    def _judge_legacy(
+        self,
+        legacy: CompiledLegacy,
+        connection: Connection,
+        request: HttpRequest,
+        facts: RequestFacts,
+        keys: KeySnapshot,
+        *,
+        now: float,
+        ask: bool,
+    ) -> AuthContext | NeedKeys:
+        """The legacy kinds say who calls; today's AuthorizationPolicy says whether they may."""
+        found = legacy.authenticate(connection.destination_port, connection.peer, facts, keys, now=now, ask=ask)
+        if isinstance(found, NeedKeys):
+            return found
+        if isinstance(found, LegacyRefusal):
+            return AuthContext(connection.peer, None, legacy_refusal(found))
+        error = self._binding_error(found.principal, connection)
+        if error is not None:
+            return AuthContext(connection.peer, None, token_refusal(error, facts))
+        known = replace(connection, peer=found.peer)
+        decision = self._authorize(known, request, facts, TokenResult(found.judged), found.bound)
+        return AuthContext(found.peer, found.principal, decision)
+
+    def _binding_error(self, principal: RequestPrincipal | None, connection: Connection) -> TokenError | None:
+        """Whether the token is another connection's; Istio's proxy does not look."""
+        try:
+            if self.config.compatibility != "istio":
+                check_binding(principal, connection.peer)
+        except TokenError as error:
+            return error
+        return None
+
+    def _peer_refusal(self, connection: Connection, now: float) -> Decision | None:
+        peer = connection.peer
+        if connection.rejected is not None:
+            return peer_refusal(connection.rejected, "the certificate this connection began with no longer holds")
+        if peer is not None and peer.not_after is not None and now >= peer.not_after:
+            return peer_refusal(Reason.PEER_EXPIRED, f"the certificate of {peer.id} has expired")
+        if peer is not None and peer.id.trust_domain.name not in self.trust_domains:
+            return peer_refusal(Reason.PEER_DISTRUSTED, f"{peer.id} is of a trust domain that is not trusted here")
+        mode = self.modes.mode(connection.destination_port)
+        if mode is MtlsMode.DISABLE:
+            if connection.tls or peer is not None:
+                return peer_refusal(Reason.TLS_NOT_EXPECTED, "TLS is disabled on this port")
+        elif peer is None and (mode is MtlsMode.STRICT or connection.tls):
+            return peer_refusal(Reason.PEER_REQUIRED, f"no verified peer, and this port is {mode}")
+        return None
+
+    def _authorize(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        facts: RequestFacts,
+        token: TokenResult,
+        bound: Bound | None = None,
+    ) -> Decision:
+        """Judge every reading of the path; the first refusal wins, so the strictest reading does."""
+        verdict, attributes = self._verdict(connection, token.seen or facts, token.principal, bound)
+        details: Callable[[], str] = partial(self.rules.explain, attributes)
+        if not verdict.allowed:
+            return by_verdict(verdict, Outcome.DENY, _DENIED, details)
+        raw = facts.target.raw if token.query is None else _with_query(facts.target.path, token.query)
+        if raw == request.target and not token.remove_headers and not token.add_headers:
+            return by_verdict(verdict, Outcome.ALLOW, "", details)
+        edits = Edits(None if raw == request.target else raw, token.remove_headers, token.add_headers)
+        return by_verdict(verdict, Outcome.ALLOW, "", details, edits)
+
+    def _verdict(
+        self, connection: Connection, facts: RequestFacts, principal: RequestPrincipal | None, bound: Bound | None
+    ) -> tuple[Verdict, Attributes]:
+        readings = facts.target.readings
+        if len(readings) == 1:
+            attributes = Attributes(connection, facts, readings[0], principal, bound)
+            return self.rules.evaluate(attributes), attributes
+        found: list[tuple[Verdict, Attributes]] = []
+        for path in readings:
+            attributes = Attributes(connection, facts, path, principal, bound)
+            found.append((self.rules.evaluate(attributes), attributes))
+            if not found[-1][0].allowed:
+                return found[-1]
+        # Of several readings that all pass, the first is told, with what any of them was marked with.
+        verdict, attributes = found[0]
+        audited = dict.fromkeys(name for other, _ in found for name in other.audited)
+        return replace(
+            verdict, audited=tuple(audited), dry_run=strictest(other.dry_run for other, _ in found)
+        ), attributes
+
+
+def _applies(item: AuthorizationPolicy | RequestAuthentication, workload: Workload, config: MeshConfig) -> bool:
+    """Namespace and selector; a policy with targetRefs is for gateways and never for a workload."""
+    if item.spec.target_refs or item.namespace not in (workload.namespace, config.root_namespace):
+        return False
+    selector = item.spec.selector
+    return selector is None or selector.matches(workload.labels)
+
+
+def _select(
+    resources: Iterable[Resource], kind: type[_Selectable], workload: Workload, config: MeshConfig
+) -> list[_Selectable]:
+    return [item for item in resources if isinstance(item, kind) and _applies(item, workload, config)]
+
+
+def _refuse_root_selectors(peers: Iterable[PeerAuthentication], config: MeshConfig) -> None:
+    """Istio ignores these without a word, so that a STRICT is silently not applied: refused here."""
+    problems = [
+        Problem(
+            "a PeerAuthentication with a selector has no effect in the root namespace: move it to the workload's",
+            source=item.location,
+            resource=f"PeerAuthentication {item.id}",
+            field="spec.selector",
+        )
+        for item in peers
+        if item.namespace == config.root_namespace and item.spec.selector and item.spec.selector.match_labels
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _refuse_both(
+    legacy: CompiledLegacy, requests: Sequence[RequestAuthentication], modes: PeerModes, workload: Workload
+) -> None:
+    """Istio read both at once and let one win, which was not always the one that its owner thought of."""
+    today = [f"RequestAuthentication {item.id}" for item in requests]
+    today += ["a PeerAuthentication"] if modes.declared else []
+    if today:
+        both = (
+            f"applies to workload {workload.name} beside {', '.join(today)}: a workload has legacy kinds or today's"
+        )
+        raise ConfigError(Problem(both, item.location, resource=f"{item.kind} {item.id}") for item in legacy.applied)
+
+
+def _inside(path: str, mount: str) -> bool:
+    """Whether the application that is mounted at ``mount`` would be reached by the normalized path."""
+    decoded = unquote_to_bytes(path).decode("latin-1")
+    prefix = mount.rstrip("/")
+    return decoded == prefix or decoded.startswith(prefix + "/")
+
+
+def _with_query(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path

@@ -1,0 +1,17 @@
+"""One connection of an asyncio server, with what other people's code may want to know of its TLS."""
+
+from __future__ import annotations
+
+from asyncio import BaseTransport, StreamWriter
+from dataclasses import replace
+
+from ..middleware import Transport
+from ..tls import asgi_extension
+
+__all__ = ["transport_of"]
+
+
+def transport_of(connection: BaseTransport | StreamWriter) -> Transport:
+    """Built once, when the connection is made; the handshake is done by then."""
+    transport = Transport.of_asyncio(connection)
+    return replace(transport, extension=asgi_extension(transport.tls))

@@ -1,0 +1,79 @@
+"""Drives the policy: hands it the time and the keys, answers what it asks, and keeps the door shut when it breaks.
+
+Must not know: how a decision is reached, or servers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from ..attributes import AuthContext, Connection, HttpRequest
+from ..decision import Decision, Outcome, Reason
+from ..policy import CheckAnswer, NeedCheck, NeedKeys, WorkloadPolicy
+from ._check import Authorizers
+from ._keys import KeyStore
+from ._policies import PolicyKeeper
+
+__all__ = ["Driver"]
+
+_log: Final = logging.getLogger("meshsec")
+_INTERNAL_ERROR: Final = Decision(Outcome.DENY, Reason.INTERNAL_ERROR, "Internal Server Error", status=500)
+
+_Answers = list[NeedKeys | CheckAnswer]
+
+
+class Driver:
+    """Judges requests, each by the version of the policy that was in force when it came.
+
+    Args:
+        policies: the version in force.
+        keys: answers questions for keys.
+        authorizers: answer questions for checks.
+    """
+
+    def __init__(self, policies: PolicyKeeper, keys: KeyStore, authorizers: Authorizers) -> None:
+        self._policies = policies
+        self._keys = keys
+        self._authorizers = authorizers
+
+    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+        """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
+        version, answers = self._policies.current, _Answers()
+        while not isinstance(found := self._ask(version.policy, connection, request, answers), AuthContext):
+            if isinstance(found, NeedCheck):
+                answers.append(self._authorizers.ask(found, version.config.extension_providers.get(found.provider)))
+            else:
+                self._keys.wait(found)
+                answers.append(found)
+        return found
+
+    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
+        """As :meth:`judge`, without blocking the event loop."""
+        version, answers = self._policies.current, _Answers()
+        while not isinstance(found := self._ask(version.policy, connection, request, answers), AuthContext):
+            if isinstance(found, NeedCheck):
+                settings = version.config.extension_providers.get(found.provider)
+                answers.append(await self._authorizers.ask_async(found, settings))
+            else:
+                await self._keys.wait_async(found)
+                answers.append(found)
+        return found
+
+    def _ask(
+        self,
+        policy: WorkloadPolicy,
+        connection: Connection,
+        request: HttpRequest,
+        answers: Sequence[NeedKeys | CheckAnswer],
+    ) -> AuthContext | NeedKeys | NeedCheck:
+        try:
+            if len(answers) > 1 + len(policy.custom.providers):
+                raise RuntimeError("the policy asks without end")
+            return policy.judge(connection, request, self._keys.snapshot(), now=time.time(), answers=answers)
+        except Exception:  # noqa: BLE001 - whatever breaks in here, the door stays shut
+            # The traceback goes to the log and never to the caller.
+            _log.exception("a request could not be judged and was refused")
+            return AuthContext(None, None, _INTERNAL_ERROR)

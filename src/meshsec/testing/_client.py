@@ -1,0 +1,126 @@
+"""A test client whose requests seem to come from a peer, and are judged by the real policy of the application's mesh.
+
+Only the connection and the fetching of keys are stood in for: there is no TLS in a test client, and no issuer behind
+its URL. This file must not know how anything is judged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, Final
+
+from ..attributes import AuthContext, Connection, HttpRequest
+from ..authn import KeySnapshot, KeySource, KeyState
+from ..decision import Decision
+from ..mesh import Mesh
+from ..middleware import Transport, asgi, wsgi
+from ..resources import MeshConfig
+from ._issuer import TestIssuer
+
+__all__ = ["MeshClient", "StandIn", "decision_of"]
+
+_VERBS: Final = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "request", "open", "trace"})
+_MARK: Final = "mesh_decision"
+
+
+class StandIn:
+    """Takes a mesh's place in its middleware: the same policy, another connection, the test's own keys.
+
+    Args:
+        mesh: whose policy judges.
+        connection: where every request seems to come from.
+        issuers: they answer for every key set that is fetched for their ``iss``; nothing is fetched.
+    """
+
+    def __init__(self, mesh: Mesh, connection: Connection, issuers: Iterable[TestIssuer]) -> None:
+        self.mesh = mesh
+        self.last: Decision | None = None
+        self._connection = connection
+        self._keys = {issuer.issuer: issuer.keys for issuer in issuers}
+
+    @property
+    def config(self) -> MeshConfig:
+        """The mesh's own."""
+        return self.mesh.config
+
+    def connection(self, transport: Transport | None) -> Connection:  # noqa: ARG002 - the protocol's
+        """The one that was made up."""
+        return self._connection
+
+    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+        """By the policy in force now, with the keys at hand."""
+        policy = self.mesh.policy
+        context = policy.judge(connection, request, self._snapshot(policy.sources), now=time.time())
+        if not isinstance(context, AuthContext):
+            raise TypeError(f"a test client cannot answer {type(context).__name__}")
+        self.last = context.decision
+        return context
+
+    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
+        """The same."""
+        return self.judge(connection, request)
+
+    def _snapshot(self, sources: Iterable[KeySource]) -> KeySnapshot:
+        return {source: KeyState(self._keys.get(source.issuer)) for source in sources}
+
+
+class MeshClient:
+    """Starlette's test client, or Werkzeug's (with Flask's responses), whose answers remember how they were decided.
+
+    Args:
+        app: ``mesh.asgi(app)``, ``mesh.wsgi(app)``, or a Flask application whose ``wsgi_app`` was wrapped.
+        connection: where its requests come from.
+        issuers: who signs the tokens.
+        token: sent as a bearer token, unless a request says otherwise.
+    """
+
+    def __init__(
+        self, app: Any, connection: Connection, issuers: Iterable[TestIssuer] = (), token: str | None = None
+    ) -> None:
+        guard = app if isinstance(app, asgi.MeshMiddleware | wsgi.MeshMiddleware) else getattr(app, "wsgi_app", None)
+        if not isinstance(guard, asgi.MeshMiddleware | wsgi.MeshMiddleware):
+            raise TypeError("wrap the application first: mesh.asgi(app), or app.wsgi_app = mesh.wsgi(app.wsgi_app)")
+        mesh = guard.mesh.mesh if isinstance(guard.mesh, StandIn) else guard.mesh
+        if not isinstance(mesh, Mesh):
+            raise TypeError("the application is not protected by a Mesh")
+        self._stand_in = StandIn(mesh, connection, issuers)
+        self._client = _client(guard, self._stand_in, getattr(app, "response_class", None), token)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        return self._judged(found) if name in _VERBS else found
+
+    def _judged(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def request(*args: Any, **options: Any) -> Any:
+            self._stand_in.last = None
+            response = call(*args, **options)
+            setattr(response, _MARK, self._stand_in.last)
+            return response
+
+        return request
+
+
+def decision_of(found: Any) -> Decision:
+    """The decision behind a response of a :class:`MeshClient`, an AuthContext, or a decision itself."""
+    decision = found.decision if isinstance(found, AuthContext) else getattr(found, _MARK, found)
+    if not isinstance(decision, Decision):
+        raise TypeError(f"{type(found).__name__} was not judged by a mesh: ask through mesh_client")
+    return decision
+
+
+def _client(guard: Any, stand_in: StandIn, response: type | None, token: str | None) -> Any:
+    header = f"Bearer {token}" if token else None
+    if isinstance(guard, asgi.MeshMiddleware):
+        headers = {"authorization": header} if header else {}
+        client: Any = import_module("starlette.testclient").TestClient
+        return client(asgi.MeshMiddleware(guard.app, stand_in), headers=headers)
+    protected = wsgi.MeshMiddleware(guard.app, stand_in)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if header:
+            environ.setdefault("HTTP_AUTHORIZATION", header)
+        return protected(environ, start_response)
+
+    return import_module("werkzeug.test").Client(application, response)

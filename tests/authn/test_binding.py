@@ -1,0 +1,88 @@
+"""Certificate-bound tokens: taken over the connection of their certificate, and over no other."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from meshsec import Connection, Decision, HttpRequest, MeshConfig, PeerIdentity, Reason, Workload, WorkloadPolicy
+from meshsec.attributes import RequestPrincipal
+from meshsec.authn import check_binding
+from meshsec.errors import TokenError
+from meshsec.resources import JWTRule, RequestAuthentication
+from meshsec.spiffe import SpiffeId
+from tokens import ISSUER, NOW, encode, jwks, mint, signing_key
+
+MINE, OTHER = sha256(b"mine").digest(), sha256(b"other").digest()
+ID = SpiffeId.parse("spiffe://cluster.local/ns/prod/sa/web")
+
+
+def user(confirmation: Any) -> RequestPrincipal:
+    """An end user whose token has this ``cnf``."""
+    return RequestPrincipal(ISSUER, "alice", {"cnf": confirmation})
+
+
+def peer(digest: bytes | None) -> PeerIdentity:
+    """A peer with a certificate of this digest."""
+    return PeerIdentity(ID, digest, None)
+
+
+def code(principal: RequestPrincipal | None, found: PeerIdentity | None) -> str | None:
+    """Why the token is refused."""
+    try:
+        check_binding(principal, found)
+    except TokenError as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("confirmation", "found", "expected"),
+    [
+        ({"x5t#S256": encode(MINE)}, peer(MINE), None),
+        ({"x5t#S256": encode(MINE)}, peer(OTHER), Reason.JWT_BOUND),
+        ({"x5t#S256": encode(MINE)}, peer(None), Reason.JWT_BOUND),
+        ({"x5t#S256": encode(MINE)}, None, Reason.JWT_BOUND),
+        ({"x5t#S256": encode(MINE[:31])}, peer(MINE), Reason.JWT_BOUND),
+        ({"x5t#S256": ""}, peer(MINE), Reason.JWT_BOUND),
+        ({"x5t#S256": encode(MINE) + "="}, peer(MINE), Reason.JWT_CLAIM_TYPE),
+        ({"x5t#S256": "é"}, peer(MINE), Reason.JWT_CLAIM_TYPE),
+        ({"x5t#S256": None}, peer(MINE), Reason.JWT_CLAIM_TYPE),
+        ({"x5t#S256": (encode(MINE),)}, peer(MINE), Reason.JWT_CLAIM_TYPE),
+        ("x5t#S256", peer(MINE), Reason.JWT_CLAIM_TYPE),
+        ({}, None, None),
+        (None, None, None),
+    ],
+)
+def test_the_certificate_must_be_the_one(confirmation: Any, found: PeerIdentity | None, expected: str | None) -> None:
+    """RFC 8705 section 3.1; whatever cannot be read is refused."""
+    assert code(user(confirmation), found) == expected
+
+
+def test_nobody_is_bound_to_nothing() -> None:
+    """A request without a token has no binding."""
+    assert code(None, None) is None
+
+
+def test_every_request_is_checked_after_the_cache() -> None:
+    """A token that was remembered from its own connection is refused on another, and under Istio's reading is not."""
+    rule = JWTRule(issuer=ISSUER, jwks=jwks(signing_key()))
+    users = RequestAuthentication(metadata={"name": "users"}, spec={"jwt_rules": [rule]})
+    request = HttpRequest(
+        "GET", "/", "web", (("authorization", "Bearer " + mint(cnf={"x5t#S256": encode(MINE)})),), "https"
+    )
+
+    def reason(policy: WorkloadPolicy, found: PeerIdentity | None) -> Reason:
+        decision = policy.decide(Connection(peer=found, tls=found is not None), request, {}, now=NOW)
+        assert isinstance(decision, Decision)
+        return decision.reason
+
+    strict = WorkloadPolicy.compile([users], Workload(name="web"), MeshConfig())
+    for _ in range(4):
+        assert reason(strict, peer(MINE)) is Reason.NO_ALLOW_POLICY
+        assert reason(strict, peer(OTHER)) is Reason.JWT_BOUND
+        assert reason(strict, None) is Reason.JWT_BOUND
+    lax = WorkloadPolicy.compile([users], Workload(name="web"), MeshConfig(compatibility="istio"))
+    assert reason(lax, None) is Reason.NO_ALLOW_POLICY

@@ -1,0 +1,84 @@
+"""An external authorizer for tests: a real HTTP server on a free port, what it was asked, and what it answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from meshsec.resources import ExtAuthzHttp
+
+__all__ = ["Authorizer", "running"]
+
+
+@dataclass
+class Authorizer:
+    """A server on a free port, what it was asked, and what it answers."""
+
+    port: int = 0
+    status: int = 200
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    asked: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
+    hold: threading.Event | None = None
+
+    def settings(self, **more: Any) -> ExtAuthzHttp:
+        """How to ask it."""
+        return ExtAuthzHttp(**{"service": "127.0.0.1", "port": self.port, "timeout": 20.0, **more})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    context: Any = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if self.context is None:
+            super().finish_request(request, client_address)
+            return
+        with self.context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is what some tests are about."""
+
+
+@contextmanager
+def running(context: Any = None) -> Iterator[Authorizer]:
+    """An authorizer that runs."""
+    authorizer = Authorizer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            authorizer.asked.append((self.command, self.path, [(k.lower(), v) for k, v in self.headers.items()]))
+            if authorizer.hold is not None:
+                authorizer.hold.wait(20)
+            self.send_response(authorizer.status)
+            for name, value in authorizer.headers:
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(authorizer.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(authorizer.body)
+
+        do_GET = do_POST = do_HEAD = do_PUT = do_OPTIONS = do_PROPFIND = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    server.context, authorizer.port = context, server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield authorizer
+    finally:
+        if authorizer.hold:
+            authorizer.hold.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,110 @@
+"""A whole rotation while real services call each other: not one call fails."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from meshsec import Mesh, MeshConfig, SpiffeId, Workload
+from meshsec.ca import AuthorityFolder, CertificateAuthority, FolderStore, Rotator
+from meshsec.sources import FileIdentity
+from world import serve
+
+TD = "cluster.local"
+IDS = {name: SpiffeId.for_service_account(TD, "prod", name) for name in ("web", "reviews")}
+
+
+class Callers:
+    """Threads that call without a pause; half of them keep their connection."""
+
+    def __init__(self, web: Mesh, port: int) -> None:
+        self.context = web.client_context(authorize=IDS["reviews"])
+        self.port = port
+        self.calls = 0
+        self.failed: list[str] = []
+        self._enough = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._call, args=(number % 2 == 0,)) for number in range(4)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more calls were made."""
+        goal, end = self.calls + more, time.monotonic() + 30
+        while self.calls < goal and not self.failed and time.monotonic() < end:
+            self._enough.wait(0.005)
+
+    def _call(self, keep: bool) -> None:
+        connection = self._connect()
+        while not self._enough.is_set():
+            try:
+                connection.request("GET", "/")
+                connection.getresponse().read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failed.append(repr(error))
+            with self._lock:
+                self.calls += 1
+            if not keep:
+                connection.close()
+                connection = self._connect()
+        connection.close()
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context, timeout=10)
+
+
+def mesh(name: str, store: FolderStore) -> Mesh:
+    """A service whose certificates are the files of the store."""
+    return Mesh(
+        workload=Workload(name=name, namespace="prod", service_account=name),
+        config=MeshConfig(trust_domain=TD, allow_no_policy=True),
+        identity=FileIdentity(store.path(IDS[name]), TD),
+    )
+
+
+def test_a_root_is_replaced_while_services_call_each_other(tmp_path: Path) -> None:
+    """Three steps, a renewed root and a revocation, each brought to both services at different moments."""
+    authority = AuthorityFolder.create(tmp_path / "ca", CertificateAuthority.create(TD))
+    store = FolderStore(tmp_path / "store")
+    rotator = Rotator(authority, store, IDS.values)
+    rotator.sweep()
+    first = store.read(IDS["web"])
+    with mesh("web", store) as web, mesh("reviews", store) as reviews:
+        steps: list[Callable[[], object]] = [
+            authority.renew_root,
+            authority.publish_root,
+            lambda: authority.activate_root(settle=0),
+            lambda: authority.revoke(f"{first.svid.serial:x}", reason="superseded"),
+            lambda: authority.retire_old_roots(force=True),
+        ]
+        with serve(reviews.server_context()) as server, Callers(web, server.server_address[1]) as callers:
+            for step in steps:
+                step()
+                assert rotator.sweep().failed == {}
+                for service in (reviews, web):  # each sees its files at a moment of its own, as in production
+                    _look(service)
+                    callers.wait_for(20)
+        assert callers.failed == []
+        assert callers.calls >= 200
+    last = store.read(IDS["web"])
+    assert first.bundle.der.isdisjoint(last.bundle.der)
+    assert first.svid != last.svid
+
+
+def _look(service: Mesh) -> None:
+    """What the background thread does every second, now."""
+    keeper = service._identity
+    assert keeper
+    keeper.load(time.time())

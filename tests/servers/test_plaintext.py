@@ -1,0 +1,81 @@
+"""Real servers on a port that PeerAuthentication calls PERMISSIVE: plaintext and mutual TLS, and then STRICT."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from live import FULL, SERVERS, TIMEOUT, Served, ask, command, free_port, mesh, serving, until
+from wire import careless
+
+SMALL: Final = ("uvicorn httptools uvloop", "gunicorn sync", "gunicorn gthread")
+POLICY: Final = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: peers, namespace: prod}}
+spec: {{mtls: {{mode: {mode}}}}}
+"""
+
+
+@pytest.fixture(params=SERVERS if FULL else SMALL)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    """Each of the servers in turn, its application behind the middleware, its port PERMISSIVE."""
+    port, authority = free_port(), mesh(tmp_path)
+    (tmp_path / "peers.yaml").write_text(POLICY.format(mode="PERMISSIVE"))
+    with serving(tmp_path, command(request.param, tmp_path, port, "judged_"), port, authority) as served:
+        yield served
+
+
+def plainly(server: Served) -> tuple[int, dict[str, object]]:
+    """One request in plaintext."""
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)) as connection:
+        connection.request("POST", "/", body=b"x" * 1000)
+        response = connection.getresponse()
+        body = response.read()
+        return response.status, json.loads(body) if response.status == 200 else {}
+
+
+def passes(server: Served) -> bool:
+    """Whether plaintext comes through."""
+    try:
+        return plainly(server)[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def test_one_port_takes_both_until_the_policy_turns_strict(server: Served, tmp_path: Path) -> None:
+    """Scheme and peer are the connection's; TLS still has to prove who it is; STRICT takes no plaintext."""
+    status, facts = plainly(server)
+    assert (status, facts["peer"], facts["scheme"], facts["length"]) == (200, None, "http", 1000)
+    with closing(server.connect(server.caller("web"))) as connection:
+        facts = ask(connection)
+        assert (facts["peer"], facts["scheme"]) == ("spiffe://td.example/ns/prod/sa/web", "https")
+    with (
+        closing(server.connect(careless("client"))) as connection,
+        pytest.raises((OSError, http.client.HTTPException)),
+    ):
+        ask(connection)
+    (tmp_path / "peers.yaml").write_text(POLICY.format(mode="STRICT"))
+    until(lambda: not passes(server))
+    with pytest.raises((OSError, http.client.HTTPException)):
+        plainly(server)
+    with closing(server.connect(server.caller("web"))) as connection:
+        assert ask(connection)["scheme"] == "https"
+
+
+def test_without_a_peer_authentication_no_plaintext_passes(tmp_path: Path) -> None:
+    """Istio's default judges plain listeners; ours takes only what was declared."""
+    port, authority = free_port(), mesh(tmp_path)
+    with serving(tmp_path, command(SMALL[0], tmp_path, port, "judged_"), port, authority) as server:
+        assert not passes(server)
+        with closing(server.connect(server.caller("web"))) as connection:
+            facts = ask(connection)
+            assert (facts["scheme"], facts["extension"]) == ("https", True)
+            assert isinstance(connection.sock, ssl.SSLSocket)

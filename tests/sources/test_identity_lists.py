@@ -1,0 +1,78 @@
+"""Revocation lists beside an identity, and what its keeper says aloud."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from meshsec.ca import write_identity
+from meshsec.errors import ConfigError
+from meshsec.sources import FileIdentity, Identity, IdentityKeeper, StaticIdentity
+from meshsec.spiffe import SpiffeId, X509Bundle, X509Svid
+from pki import NOW, TestCA
+
+WEB = SpiffeId.parse("spiffe://td.example/ns/prod/sa/web")
+
+
+def identity(ca: TestCA, **options: float) -> Identity:
+    """An SVID and its bundle."""
+    chain, key = ca.leaf("/ns/prod/sa/web", **options)
+    return Identity(X509Svid(chain, key), X509Bundle("td.example", [ca.certificate]))
+
+
+def revoke(ca: TestCA, serial: int) -> bytes:
+    """A list with one entry, PEM."""
+    now = datetime.fromtimestamp(NOW, UTC)
+    entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+    builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject).last_update(now)
+    builder = builder.next_update(now + timedelta(hours=1)).add_revoked_certificate(entry)
+    return builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_a_list_beside_the_identity_is_published(tmp_path: Path) -> None:
+    """As a new generation; a broken one changes nothing, and none at all is none."""
+    ca = TestCA("td.example")
+    ours = identity(ca)
+    write_identity(tmp_path, ours.svid, ours.bundle)
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    keeper.load(NOW)
+    before = keeper.material.current()
+    assert before.revoked.entries == frozenset()
+    data = (tmp_path / "..data").resolve()
+    (data / "ca-crl.pem").write_bytes(revoke(ca, 7))
+    keeper.load(NOW)
+    after = keeper.material.current()
+    assert [serial for _, serial in after.revoked.entries] == [7]
+    assert after.generation == before.generation + 1
+    (data / "ca-crl.pem").write_bytes(b"half a li")
+    with pytest.raises(ConfigError, match=r"ca-crl\.pem"):
+        keeper.load(NOW)
+    keeper.refresh(NOW)
+    assert keeper.material.current() is after
+    assert "ca-crl.pem" in keeper.status()["failure"]
+
+
+def test_our_own_end_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Loudly, and not each second."""
+    keeper = IdentityKeeper(StaticIdentity(identity(TestCA("td.example"), not_after=NOW + 100)), expected=WEB)
+    keeper.load(NOW)
+    for moment in (50, 101, 102, 103):
+        keeper.refresh(NOW + moment)
+        assert ("has expired" in caplog.text) == (moment > 100)
+    assert caplog.text.count("has expired") == 1
+
+
+@pytest.mark.parametrize(("ski", "warned"), [(False, True), (True, False)])
+def test_authorities_that_cannot_be_told_apart_are_named(
+    ski: bool, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same name in two bundles, and no key identifier: OpenSSL would try only one of them."""
+    ca, other = (TestCA(domain, name="SPIFFE", ski=ski) for domain in ("td.example", "other.example"))
+    foreign = X509Bundle("other.example", [other.certificate])
+    IdentityKeeper(StaticIdentity(identity(ca)), expected=WEB, foreign=[foreign]).load(NOW)
+    assert ("CN=SPIFFE" in caplog.text) == warned

@@ -1,0 +1,371 @@
+"""Secure naming as it follows from ServiceEntries, Kubernetes' manifests and DestinationRules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from meshsec import Mesh
+from meshsec.cli import main
+from meshsec.errors import ConfigError, SvidError
+from meshsec.naming import SecureNaming
+from meshsec.resources import MeshConfig, Service, Workload, parse
+
+FULL = "reviews.prod.svc.cluster.local"
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: prod}
+spec: {selector: {app: reviews}, ports: [{port: 80}]}
+"""
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: reviews-v1, namespace: prod}
+spec: {replicas: 2, template: {metadata: {labels: {app: reviews, v: one}}, spec: {serviceAccountName: reviews}}}
+"""
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: reviews-x, namespace: prod, labels: {app: reviews}}
+spec: {containers: []}
+"""
+ENTRY = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: legacy, namespace: prod}
+spec:
+  hosts: [Legacy.example, "*.old.example"]
+  ports: [{number: 443, name: tls, targetPort: 9443}, {number: 80, name: http}]
+  endpoints:
+  - {address: 10.0.0.1, serviceAccount: legacy}
+  - {address: 10.0.0.2, serviceAccount: spare, ports: {http: 8080}}
+  subjectAltNames: ["spiffe://partner.example/x", legacy.example]
+"""
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: rule, namespace: prod}
+spec:
+  host: reviews
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/prod/sa/chosen"]}}
+"""
+
+
+def naming(
+    *texts: str, namespace: str = "prod", services: dict[str, Service] | None = None, **config: object
+) -> SecureNaming:
+    """What follows from these resources for a client in a namespace."""
+    client = Workload(name="web", namespace=namespace, labels={"app": "web"})
+    resources = parse("\n---\n".join(texts))
+    return SecureNaming(services or {}, MeshConfig(**config), resources=resources, workload=client)  # type: ignore[arg-type]
+
+
+def accounts(found: SecureNaming, host: str = FULL) -> set[str]:
+    """The last parts of the IDs that may answer for a host."""
+    return {str(item).removeprefix("spiffe://cluster.local/ns/prod/sa/") for item in found.ids(host)}
+
+
+@pytest.mark.parametrize("host", [FULL, "reviews.prod.svc", "reviews.prod", "reviews", "REVIEWS.prod."])
+def test_a_kubernetes_service_has_all_its_names(host: str) -> None:
+    """The short one too, for a client of its namespace."""
+    assert accounts(naming(SERVICE, DEPLOYMENT), host) == {"reviews"}
+
+
+def test_a_short_name_is_completed_by_the_clients_namespace() -> None:
+    """To a client elsewhere it is another service's name, or nobody's."""
+    found = naming(SERVICE, DEPLOYMENT, namespace="test")
+    assert found.knows("reviews.prod")
+    with pytest.raises(SvidError, match=r"no service 'reviews'; near it are: reviews\.prod"):
+        found.ids("reviews")
+
+
+def test_the_accounts_of_all_workloads_may_answer() -> None:
+    """Istio names a service, not an endpoint; a pod without an account runs as default."""
+    assert accounts(naming(SERVICE, DEPLOYMENT, POD)) == {"reviews", "default"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("namespace: prod}\nspec: {replicas", "namespace: test}\nspec: {replicas"),
+        ("app: reviews, v", "app: other, v"),
+    ],
+    ids=["namespace", "label"],
+)
+def test_a_workload_that_is_not_selected_may_not_answer(change: tuple[str, str]) -> None:
+    """Another namespace or another label; then nobody is left, and nobody may answer."""
+    with pytest.raises(SvidError) as caught:
+        naming(SERVICE, DEPLOYMENT.replace(*change)).ids(FULL)
+    assert caught.value.code == "no_identity_named"
+
+
+def test_the_two_annotations_declare_accounts() -> None:
+    """Whole identities, and names of accounts in the service's namespace."""
+    noted = SERVICE.replace(
+        "namespace: prod}",
+        "namespace: prod, annotations: {alpha.istio.io/kubernetes-serviceaccounts: 'a, b',"
+        " alpha.istio.io/canonical-serviceaccounts: 'spiffe://partner.example/ns/x/sa/y'}}",
+    )
+    assert accounts(naming(noted)) == {"a", "b", "spiffe://partner.example/ns/x/sa/y"}
+
+
+def test_an_annotation_that_is_no_identity_is_a_config_error() -> None:
+    """With the service and its place."""
+    noted = SERVICE.replace(
+        "namespace: prod}",
+        "namespace: prod, annotations: {alpha.istio.io/canonical-serviceaccounts: 'spiffe://a/../b'}}",
+    )
+    with pytest.raises(ConfigError, match="<string>:2: Service prod/reviews"):
+        naming(noted)
+
+
+def test_a_service_entry_names_endpoints_and_identities() -> None:
+    """DNS names among its subjectAltNames name nobody here."""
+    found = naming(ENTRY)
+    assert accounts(found, "legacy.example") == {"legacy", "spare", "spiffe://partner.example/x"}
+    assert found.endpoints("legacy.example", 443) == (("10.0.0.1", 9443), ("10.0.0.2", 9443))
+    assert found.endpoints("legacy.example", 80) == (("10.0.0.1", 80), ("10.0.0.2", 8080))
+    assert found.endpoints("legacy.example", 81) == (("legacy.example", 81),)
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("a.old.example", True), ("a.b.old.example", True), ("old.example", False), ("aold.example", False)],
+)
+def test_a_wildcard_host_is_every_name_below(host: str, known: bool) -> None:
+    """Not the name itself, and not one that only ends alike."""
+    assert naming(ENTRY).knows(host) is known
+
+
+def test_a_workload_selector_finds_workload_entries_and_pods() -> None:
+    """In the ServiceEntry's own namespace; an entry without an account adds an address only."""
+    selecting = ENTRY.partition("  endpoints:")[0] + "  workloadSelector: {labels: {app: reviews}}\n"
+    outside = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm, namespace: prod}
+spec: {address: 10.0.0.9, labels: {app: reviews}, serviceAccount: vm}
+"""
+    found = naming(selecting, outside, POD, outside.replace("vm", "elsewhere").replace("prod", "test"))
+    assert accounts(found, "legacy.example") == {"vm", "default"}
+    assert found.endpoints("legacy.example", 443) == (("10.0.0.9", 9443),)
+
+
+@pytest.mark.parametrize(
+    ("export", "seen"), [("['.']", False), ("['*']", True), ("[test]", True), ("[x, '~']", False)]
+)
+def test_export_to_hides_an_entry(export: str, seen: bool) -> None:
+    """A client in another namespace does not see it."""
+    found = naming(ENTRY + f"  exportTo: {export}\n", namespace="test")
+    assert found.knows("legacy.example") is seen
+
+
+def test_another_namespace_cannot_answer_for_a_kubernetes_service() -> None:
+    """A ServiceEntry that claims its host is passed over."""
+    claim = ENTRY.replace("Legacy.example", FULL).replace("namespace: prod", "namespace: evil")
+    assert accounts(naming(claim, SERVICE, DEPLOYMENT, namespace="test")) == {"reviews"}
+
+
+def test_a_service_entry_cannot_take_a_short_name_over() -> None:
+    """What Kubernetes' DNS would resolve to the service means the service."""
+    for name in ("reviews.prod", "reviews.prod.svc", "reviews"):
+        assert accounts(naming(SERVICE, DEPLOYMENT, ENTRY.replace("Legacy.example", name)), name) == {"reviews"}
+
+
+def test_the_short_form_wins() -> None:
+    """What mesh.yaml says of a name is all that holds for that name."""
+    services = {"reviews.prod": Service(ids=("spiffe://cluster.local/ns/prod/sa/mine",))}
+    found = naming(SERVICE, DEPLOYMENT, services=services)
+    assert accounts(found, "reviews.prod") == {"mine"}
+    assert accounts(found) == {"reviews"}
+
+
+def test_aliases_are_expanded() -> None:
+    """For computed accounts as for the short form."""
+    found = naming(SERVICE, DEPLOYMENT, trust_domain_aliases=("old.local",))
+    assert accounts(found) == {"reviews", "spiffe://old.local/ns/prod/sa/reviews"}
+
+
+# ---------------------------------------------------------------- DestinationRules
+
+
+def test_a_destination_rule_replaces_the_list() -> None:
+    """And its list has no twins."""
+    assert accounts(naming(SERVICE, DEPLOYMENT, RULE, trust_domain_aliases=("old.local",))) == {"chosen"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("host: reviews", "host: ratings"),
+        ("host: reviews", "host: reviews.prod"),
+        ("host: reviews", "host: '*.test.svc.cluster.local'"),
+        ("namespace: prod", "namespace: elsewhere"),
+        ("host: reviews", "host: reviews\n  workloadSelector: {matchLabels: {app: other}}"),
+        (", subjectAltNames: [", ", ca_crl: null}}\n  subsets: []\n#"),
+    ],
+    ids=["other host", "literal", "other pattern", "other namespace", "other client", "no names"],
+)
+def test_a_rule_for_somebody_else_changes_nothing(change: tuple[str, str]) -> None:
+    """A host with a dot is a full name; a rule's namespace completes a short one."""
+    assert accounts(naming(SERVICE, DEPLOYMENT, RULE.replace(*change).replace(", ca_crl: null", ""))) == {"reviews"}
+
+
+@pytest.mark.parametrize(
+    ("client", "rules", "expected"),
+    [
+        ("prod", {"prod": FULL, "istio-system": FULL}, "prod"),
+        ("test", {"test": "'*.cluster.local'", "prod": FULL}, "test"),
+        ("test", {"prod": "'*'", "istio-system": FULL}, "prod"),
+        ("test", {"istio-system": FULL}, "istio-system"),
+    ],
+)
+def test_the_first_namespace_that_has_a_rule_decides(client: str, rules: dict[str, str], expected: str) -> None:
+    """The client's own, the service's, the root namespace: however specific the others are."""
+    texts = [
+        RULE.replace("namespace: prod", f"namespace: {name}")
+        .replace("host: reviews", f"host: {host}")
+        .replace("/chosen", f"/{name}")
+        for name, host in rules.items()
+    ]
+    assert accounts(naming(SERVICE, DEPLOYMENT, *texts, namespace=client)) == {expected}
+
+
+def test_the_most_specific_host_decides_within_a_namespace() -> None:
+    """A name before a pattern, a long pattern before a short one."""
+    wide = RULE.replace("name: rule", "name: wide").replace("host: reviews", "host: '*.cluster.local'")
+    wide = wide.replace("chosen", "wide")
+    assert accounts(naming(SERVICE, DEPLOYMENT, wide, RULE)) == {"chosen"}
+
+
+def test_of_two_rules_for_one_host_the_oldest_decides() -> None:
+    """As Istio merges them."""
+    older = RULE.replace("name: rule", "name: zz").replace("chosen", "older")
+    younger = RULE.replace("namespace: prod}", "namespace: prod, creationTimestamp: 2024-01-01T00:00:00Z}")
+    assert accounts(naming(SERVICE, DEPLOYMENT, younger, older)) == {"older"}
+
+
+@pytest.mark.parametrize("mode", ["SIMPLE", "MUTUAL"])
+def test_a_host_with_the_webs_tls_is_refused(mode: str) -> None:
+    """No identity of a mesh is shown there."""
+    with pytest.raises(SvidError) as caught:
+        naming(SERVICE, DEPLOYMENT, RULE.replace("ISTIO_MUTUAL", mode)).ids(FULL)
+    assert caught.value.code == "foreign_tls"
+
+
+PEER = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: p, namespace: %s}
+spec: {%smtls: {mode: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "plain"),
+    [
+        ((), False),
+        ((RULE.replace("ISTIO_MUTUAL", "DISABLE"),), True),
+        ((PEER % ("prod", "", "DISABLE"),), True),
+        ((PEER % ("istio-system", "", "DISABLE"),), True),
+        ((PEER % ("istio-system", "", "DISABLE"), PEER % ("prod", "", "STRICT")), False),
+        ((PEER % ("prod", "selector: {matchLabels: {app: reviews}}, ", "DISABLE"),), False),
+        ((PEER % ("prod", "", "DISABLE"), RULE), False),
+    ],
+    ids=["nothing", "rule", "namespace", "mesh", "namespace over mesh", "workload", "rule over namespace"],
+)
+def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) -> None:
+    """By a rule, or for a whole namespace; what holds for one workload does not tell a client anything."""
+    assert naming(SERVICE, DEPLOYMENT, *texts).is_plaintext(FULL) is plain
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, sni: x"), "sni is not supported yet"),
+        (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, credentialName: x"), "has no place in ISTIO_MUTUAL"),
+        (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, insecureSkipVerify: true"), "who answers is always checked"),
+        (('"spiffe://cluster.local/ns/prod/sa/chosen"', "reviews"), "is no SPIFFE ID"),
+        (("{tls: {", "{portLevelSettings: [{port: {number: 1}, tls: {mode: DISABLE}}], tls: {"), "not supported yet"),
+        (("host: reviews", "host: reviews\n  subsets: [{name: a, trafficPolicy: {tls: {}}}]"), "not supported yet"),
+        (("host: reviews", "host: 're*'"), "is no host name"),
+        (("kind: DestinationRule", "kind: DestinationRules"), "did you mean DestinationRule"),
+        (("networking.istio.io/v1", "networking.istio.io/v2"), "has apiVersion"),
+    ],
+)
+def test_what_would_change_who_is_believed_is_refused_by_name(change: tuple[str, str], message: str) -> None:
+    """What cannot be kept is not promised."""
+    with pytest.raises(ConfigError, match=message):
+        parse(RULE.replace(*change))
+
+
+def test_what_only_routes_is_accepted() -> None:
+    """A rule that also balances has its effect on names all the same."""
+    more = "host: reviews\n  subsets: [{name: v1, labels: {v: one}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}]"
+    assert accounts(naming(SERVICE, DEPLOYMENT, RULE.replace("host: reviews", more))) == {"chosen"}
+    assert parse(RULE.partition("spec")[0].replace("DestinationRule", "VirtualService"))
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "message"),
+    [
+        (DEPLOYMENT, ("serviceAccountName", "serviceAccountNam"), "did you mean serviceAccountName"),
+        (DEPLOYMENT, ("serviceAccountName: reviews", "serviceAccountName: 'a/b'"), "is no service account"),
+        (DEPLOYMENT, ("replicas", "replica"), "unknown field 'replica'"),
+        (ENTRY, ("serviceAccount: legacy", "serviceAccount: A"), "is no service account"),
+        (ENTRY, ("  subjectAltNames", "  workloadSelector: {}\n  subjectAltNames"), "exclude each other"),
+    ],
+)
+def test_a_misspelt_workload_is_refused(text: str, change: tuple[str, str], message: str) -> None:
+    """Else another account would be named."""
+    with pytest.raises(ConfigError, match=message):
+        parse(text.replace(*change))
+
+
+# ---------------------------------------------------------------- the table
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A mesh with one workload in prod."""
+    (tmp_path / "mesh.yaml").write_text(
+        "workloads: {web: {namespace: prod}}\nservices: {api.example: {ids: ['spiffe://cluster.local/a']}}\n"
+        "allowNoPolicy: true\n"
+    )
+    (tmp_path / "reviews.yaml").write_text(f"{SERVICE}---{DEPLOYMENT}---{ENTRY}")
+    return tmp_path
+
+
+def test_the_table_says_from_which_file_each_line_follows(folder: Path) -> None:
+    """``meshsec naming`` prints it."""
+    result = CliRunner().invoke(main, ["naming", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert "reviews.prod.svc.cluster.local (reviews.prod.svc, reviews.prod, reviews)" in lines
+    origin = f"Deployment prod/reviews-v1 ({folder}/reviews.yaml:7)"
+    assert f"  spiffe://cluster.local/ns/prod/sa/reviews  from {origin}" in lines
+    assert "  spiffe://cluster.local/a  from services of mesh.yaml" in lines
+
+
+def test_a_mesh_names_what_its_folder_says_and_follows_it(folder: Path) -> None:
+    """A changed file becomes the running mesh's naming."""
+    mesh = Mesh.load(folder)
+    assert accounts(mesh.naming) == {"reviews"}
+    text = (folder / "reviews.yaml").read_text()
+    (folder / "reviews.yaml").write_text(text.replace("serviceAccountName: reviews", "serviceAccountName: other"))
+    mesh._policies.refresh()
+    mesh._policies.refresh()
+    assert accounts(mesh.naming) == {"other"}
+
+
+def test_check_tells_what_is_wrong_with_naming(folder: Path) -> None:
+    """Before any workload runs."""
+    wrong = SERVICE.replace("namespace: prod}", "namespace: prod, annotations: {%s: 'spiffe://a/../b'}}")
+    (folder / "reviews.yaml").write_text(wrong % "alpha.istio.io/canonical-serviceaccounts")
+    result = CliRunner().invoke(main, ["check", str(folder)])
+    assert result.exit_code == 1
+    assert "Service prod/reviews" in result.output
