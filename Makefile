@@ -38,7 +38,7 @@ types: $(VENV)/.check
 docs: $(VENV)/.test
 	$(RUN) pytest -q tests/docs
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	$(RUN) benchmarks.decide
 	$(RUN) benchmarks.policy
 	$(RUN) benchmarks.ca
@@ -56,7 +56,7 @@ clean:
 	rm -rf "$(VENV)"
 
 # One stamp per dependency group of pyproject.toml. Groups need pip 25.1, which a new environment may not have.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.interop $(VENV)/.check: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.interop $(VENV)/.bench $(VENV)/.check: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	$(RUN) pip install --quiet --disable-pip-version-check --editable . --group $*
 	@touch $@
 

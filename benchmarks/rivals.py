@@ -90,19 +90,19 @@ def casbin(rules: Sequence[Rule]) -> Decide:
 
     enforcer.add_function("match", match)
     enforcer.add_function("has", lambda groups, group: group in groups)
-    lines = {
-        (
+    lines = [
+        [
             source.principal or "*",
             source.block or "*",
             operation.method,
             operation.path or f"!{operation.not_path}" if operation.path or operation.not_path else "*",
             rule.group or "*",
-        )
+        ]
         for rule in rules
         for source in rule.sources
         for operation in rule.operations
-    }
-    enforcer.add_policies([list(line) for line in lines])
+    ]
+    enforcer.add_policies(lines)
     return lambda request: bool(
         enforcer.enforce(request.principal, request.ip, request.method, request.path, request.groups)
     )

@@ -178,6 +178,15 @@ def test_remote_ip_is_what_the_outermost_trusted_proxy_saw(
     assert found.judge(Connection(source_ip="10.0.0.1"), request(*headers)).decision.allowed is allowed
 
 
+@pytest.mark.parametrize(("source", "allowed"), [("10.0.0.1", True), ("203.0.113.9", False)])
+def test_only_a_proven_proxy_says_who_the_client_is(world: World, source: str, allowed: bool) -> None:
+    """Where the configuration can tell a proxy from anybody else, nobody else is believed."""
+    proof = ForwardedIdentity(format="xfcc", addresses=("10.0.0.1/32",))
+    found = mesh(world, REMOTE, num_trusted_proxies=1, forwarded_identity=proof)
+    asked = request(("x-forwarded-for", "192.0.2.1"))
+    assert found.judge(Connection(source_ip=source), asked).decision.allowed is allowed
+
+
 def test_a_transport_tells_unix_sockets_from_unknown_ones(tmp_path: Path) -> None:
     """Only our own end tells: a client's end of either kind may have no name."""
     import socket

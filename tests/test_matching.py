@@ -220,7 +220,8 @@ def test_a_set_is_its_patterns(texts: list[str], value: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [("/a:b", "/a%3Ab"), ("/a%3Ab", "/a:b"), ("/caf%C3%A9", "/caf%c3%a9"), ("/café", "/caf%C3%A9"),
-     ("/a b*", "/a%20bc"), ("/a:b/{*}", "/a%3Ab/c")],
+     ("/a b*", "/a%20bc"), ("/a:b/{*}", "/a%3Ab/c"), ("/a", "/a/"), ("/a", "/a//"), ("/a", "/%61%2F"),
+     ("/{*}", "/a/"), ("*.html", "/a.html/")],
 )  # fmt: skip
 def test_spellings(pattern: str, path: str) -> None:
     """Two spellings of one path match, unless the very spelling is asked for."""
@@ -230,8 +231,10 @@ def test_spellings(pattern: str, path: str) -> None:
 
 
 def test_other_paths_are_other_paths() -> None:
-    """Decoding makes no path match that is another one."""
+    """Neither decoding nor a slash at the end makes a path match that is another one."""
     assert not PathSet.of([parse_path_pattern("/a:b")]).matches("/a;b")
+    assert not PathSet.of([parse_path_pattern("/a/")]).matches("/")
+    assert not PathSet.of([parse_path_pattern("/a/{*}")]).matches("/a/")
     assert PathSet.of([parse_path_pattern("/a:b")]).matches_strictly("/a:b")
 
 

@@ -107,9 +107,16 @@ def test_lines_that_no_proxy_joins() -> None:
     ],
 )
 def test_the_clients_address(lines: tuple[tuple[str, str], ...], believed: str) -> None:
-    """The last address of X-Forwarded-For in Istio's reading; otherwise the one that is connected, always."""
-    for compatibility, address in (("safe", "127.0.0.1"), ("istio", believed)):
-        rule = document("AuthorizationPolicy", rules=[{"from": [{"source": {"remoteIpBlocks": [address]}}]}])
-        other = document("AuthorizationPolicy", rules=[{"from": [{"source": {"notRemoteIpBlocks": [address]}}]}])
-        assert allowed(rule, headers=lines, compatibility=compatibility)
-        assert not allowed(other, headers=lines, compatibility=compatibility)
+    """The last address of X-Forwarded-For in Istio's reading; otherwise that one and the one that is connected."""
+
+    def admits(field: str, *addresses: str, compatibility: str) -> bool:
+        rule = document("AuthorizationPolicy", rules=[{"from": [{"source": {field: list(addresses)}}]}])
+        return allowed(rule, headers=lines, compatibility=compatibility)
+
+    assert admits("remoteIpBlocks", believed, compatibility="istio")
+    assert not admits("notRemoteIpBlocks", believed, compatibility="istio")
+    assert admits("remoteIpBlocks", believed, "127.0.0.1", compatibility="safe")
+    for address in (believed, "127.0.0.1"):
+        alone = believed == "127.0.0.1"
+        assert admits("remoteIpBlocks", address, compatibility="safe") is alone
+        assert not admits("notRemoteIpBlocks", address, compatibility="safe")

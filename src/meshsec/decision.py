@@ -96,11 +96,11 @@ class Edits:
         body: of a refusal: what an external authorizer answers in place of the message and its ``text/plain``.
     """
 
-    target: str | None = None
+    target: str | None = field(default=None, repr=False)
     remove_headers: tuple[str, ...] = ()
-    add_headers: tuple[tuple[str, str], ...] = ()
-    response_headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
+    add_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    response_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes | None = field(default=None, repr=False)
 
 
 NO_EDITS: Final = Edits()

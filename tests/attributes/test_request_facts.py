@@ -253,3 +253,11 @@ def test_frozen_claims() -> None:
         frozen["a"][1]["b"] = ()
     with pytest.raises(TypeError, match="JSON"):
         freeze_claims({"a": {1, 2}})
+
+
+def test_no_secret_shows() -> None:
+    """Neither a request nor what was read of it shows its query or its headers."""
+    request = HttpRequest("GET", "/x?access_token=s3cret", "h", (("authorization", "Bearer s3cret"),))
+    facts = read_request(request, PathNormalization.BASE, "refuse")
+    assert isinstance(facts, RequestFacts)
+    assert "s3cret" not in repr(request) + repr(facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import sha256
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from meshsec import Connection, Decision, HttpRequest, MeshConfig, PeerIdentity, Reason, Workload, WorkloadPolicy
 from meshsec.attributes import RequestPrincipal
-from meshsec.authn import check_binding
+from meshsec.authn import check_binding, verify_token
 from meshsec.errors import TokenError
-from meshsec.resources import JWTRule, RequestAuthentication
+from meshsec.jose import KeySet
+from meshsec.resources import JWTRule, RequestAuthentication, parse
 from meshsec.spiffe import SpiffeId
 from tokens import ISSUER, NOW, encode, jwks, mint, signing_key
 
@@ -86,3 +88,48 @@ def test_every_request_is_checked_after_the_cache() -> None:
         assert reason(strict, None) is Reason.JWT_BOUND
     lax = WorkloadPolicy.compile([users], Workload(name="web"), MeshConfig(compatibility="istio"))
     assert reason(lax, None) is Reason.NO_ALLOW_POLICY
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"), [(peer(MINE), Reason.NO_ALLOW_POLICY), (peer(OTHER), Reason.JWT_BOUND)]
+)
+def test_every_accepted_token_is_checked(found: PeerIdentity, expected: Reason) -> None:
+    """A stolen bound token gets in nowhere, also not beside a second token that is the thief's own."""
+    own, bound = "https://a.example", "https://b.example"
+    places = ((own, "x-a"), (bound, "x-b"))
+    rules = [JWTRule(issuer=who, jwks=jwks(signing_key()), from_headers=[{"name": name}]) for who, name in places]
+    users = RequestAuthentication(metadata={"name": "users"}, spec={"jwt_rules": rules})
+    policy = WorkloadPolicy.compile([users], Workload(name="web"), MeshConfig())
+    tokens = (("x-a", mint(iss=own)), ("x-b", mint(iss=bound, cnf={"x5t#S256": encode(MINE)})))
+    decision = policy.decide(
+        Connection(peer=found, tls=True), HttpRequest("GET", "/", "web", tokens, "https"), {}, now=NOW
+    )
+    assert isinstance(decision, Decision)
+    assert decision.reason is expected
+
+
+@pytest.mark.parametrize(("found", "status"), [(peer(MINE), 200), (peer(OTHER), 401)])
+def test_an_exchanged_token_keeps_its_binding(found: PeerIdentity, status: int) -> None:
+    """The outer token is the bound one, whatever the claims inside it say."""
+    document = f"""
+apiVersion: authentication.istio.io/v1alpha1
+kind: MeshPolicy
+metadata: {{name: default}}
+spec:
+  peers: [{{mtls: {{}}}}]
+  origins: [{{jwt: {{issuer: "{ISSUER}", jwks: '{jwks(signing_key())}', jwtHeaders: [ingress-authorization]}}}}]
+  principalBinding: USE_ORIGIN
+"""
+    policy = WorkloadPolicy.compile(parse(document), Workload(name="web", namespace="prod"), MeshConfig())
+    token = mint(cnf={"x5t#S256": encode(MINE)}, original_claims={"iss": "https://o", "sub": "alice"})
+    request = HttpRequest("GET", "/", "web", (("ingress-authorization", f"istio {token}"),), "https")
+    decision = policy.decide(Connection(peer=found, tls=True, destination_port=8443), request, {}, now=NOW)
+    assert isinstance(decision, Decision)
+    assert decision.status == status
+
+
+def test_a_clock_of_nan_accepts_nothing() -> None:
+    """A comparison that says no to everything must refuse, not admit."""
+    rule = JWTRule(issuer=ISSUER, jwks=jwks(signing_key()))
+    with pytest.raises(TokenError):
+        verify_token(mint(), rule, KeySet.parse(jwks(signing_key())), now=math.nan)

@@ -224,7 +224,7 @@ def test_of_two_good_tokens_the_first_issuers_is_the_caller() -> None:
     ("annotations", "required", "open_"),
     [
         ({"include": "/admin*"}, ["/admin", "/admin/x", "/administrator"], ["/", "/x/admin"]),
-        ({"include": "/a,/b\n/c"}, ["/a", "/b", "/c"], ["/", "/a/", "/ab"]),
+        ({"include": "/a,/b\n/c"}, ["/a", "/b", "/c", "/a/"], ["/", "/ab", "/a/b"]),
         ({"exclude": "/health"}, ["/", "/health/", "/healthz", "/x"], ["/health", "/health?x=1"]),
         ({"exclude": "*.css"}, ["/", "/a.css/x"], ["/a.css"]),
         (

@@ -132,7 +132,8 @@ VALUES: Final[dict[str, list[Any]]] = {
     ],
     "target": [
         "/", "/a", "/a/", "/a/b", "/a/b/c", "/a/b/c/d", "/a:b", "/a%3Ab", "/a%3ab", "/%61", "/a/[x]", "/a//b", "/b",
-        "/a/x/c/", "/a/x/c/y", "/a%2Fb", "/a/%C3%A4", "/{*}", "/x?a=/b",
+        "/a/x/c/", "/a/x/c/y", "/a%2Fb", "/a/%C3%A4", "/{*}", "/x?a=/b", "/a//", "/a/b/", "/%61/", "/a:b/", "/a%2F",
+        "//",
     ],
     "path": [None, None, None, "*", "/a/\u00e4", "/a/\udcff", "a", "/a\u2028b"],
     "method": ["GET", "POST", "PUT"],
@@ -145,7 +146,11 @@ VALUES: Final[dict[str, list[Any]]] = {
 LINES: Final = ["", "a", "b", "a,b", "a, b", ",a", "ab ,b,", "b,x y", "a,bb"]
 REQUESTS: Final = st.builds(
     request,
-    headers=st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(LINES)), max_size=3),
+    headers=st.lists(
+        st.tuples(st.sampled_from("xy"), st.sampled_from(LINES))
+        | st.tuples(st.just("x-forwarded-for"), st.sampled_from(["10.0.0.1", "192.0.2.1", "::1", "garbage"])),
+        max_size=3,
+    ),
     joined=st.booleans(),
     **{name: st.sampled_from(values) for name, values in VALUES.items()},
 )

@@ -40,6 +40,7 @@ ROUTERS: Final[dict[str, Callable[[str], str]]] = {
     "drops bad bytes": lambda path: unquote_to_bytes(path).decode("utf-8", "ignore"),
     "merges slashes": lambda path: re.sub("//+", "/", unquote(path)),
     "strips leading slashes": lambda path: "/" + unquote(path).lstrip("/"),
+    "drops slashes at the end": lambda path: unquote(path).rstrip("/"),
     "resolves dots": lambda path: _resolved(unquote(path)),
     "merges, then resolves": lambda path: _resolved(re.sub("//+", "/", unquote(path))),
     "takes backslashes": lambda path: unquote(path).replace("\\", "/"),
@@ -53,7 +54,9 @@ CHARACTER: Final = st.sampled_from(
 SLASH: Final = st.sampled_from(
     ["/"] * 8 + ["//", "/./", "/x/../", "/%2e/", "/x/%2E%2e/", "%2f", "%5c", "\\", "/x/..;/", "/.;p/", "/x/..%3b/"]
 )
-END: Final = st.sampled_from([""] * 6 + ["%0a", "%0d", "%c2%85", "%e2%80%a8", "?q", "#f", "%3fq", "%23", "/.", "\n"])
+END: Final = st.sampled_from(
+    [""] * 6 + ["%0a", "%0d", "%c2%85", "%e2%80%a8", "?q", "#f", "%3fq", "%23", "/.", "\n", "/", "//", "%2f"]
+)
 
 
 @st.composite

@@ -19,7 +19,7 @@ FIELDS: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
     ("methods", "GET", {"method": "GET"}, {"method": "HEAD"}),
     ("methods", "P*", {"method": "PUT"}, {"method": "GET"}),
     ("methods", "*T", {"method": "PUT"}, {"method": "HEAD"}),
-    ("paths", "/a", {"target": "/a"}, {"target": "/a/"}),
+    ("paths", "/a", {"target": "/a"}, {"target": "/a/b"}),
     ("paths", "/a", {"target": "/a?x=/b"}, {"target": "/b?x=/a"}),
     ("paths", "/a", {"target": "/a#f"}, {"target": "/A"}),
     ("paths", "/a*", {"target": "/ab/c"}, {"target": "/b"}),
@@ -99,12 +99,18 @@ SPELLINGS: Final = [
     ("/a%20b*", "/a%20%62c"),
     ("/x/{*}/@me", "/x/1/%40me"),
     ("*/x!", "/a/x%21"),
+    ("/x", "/x/"),
+    ("/x", "/x//"),
+    ("/x!", "/%78%21/"),
+    ("/x", "/x%2f"),
+    ("*/x", "/a/x/"),
+    ("/x/{*}", "/x/1/"),
 ]
 
 
 @pytest.mark.parametrize(("value", "path"), SPELLINGS)
 def test_other_spellings_of_a_path(value: str, path: str) -> None:
-    """A DENY matches whatever an application decodes to the denied path; an ALLOW the normalized spelling only."""
+    """A DENY matches whatever a router may take for the denied path; an ALLOW the normalized spelling only."""
     asked = request(path=path)
     deny = matches(operation(paths=[value]), asked, "DENY")
     assert deny

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from authz.cases import ISTIO, WEB, both, matches, request, source, when
+from authz.cases import ISTIO, WEB, both, compiled, matches, policy, request, source, when
 from meshsec.resources import MeshConfig
 
 ID: Final = "spiffe://cluster.local/ns/{}/sa/{}"
@@ -234,7 +234,7 @@ def test_principals_are_text(claims: dict[str, Any]) -> None:
      (None, "destination.ip", "destination_ip")],
 )  # fmt: skip
 def test_addresses(field: str | None, key: str, fact: str, block: str, good: str, bad: str) -> None:
-    """Blocks of the directly connected peer (for ``remote.ip`` too: no header is trusted), and our own address."""
+    """Blocks of the directly connected peer (``remote.ip`` too, where no header says more), and our own address."""
     for address, expected in ((good, True), (bad, False)):
         asked = request(**{fact: address})
         assert both(when(key, block), asked) is expected
@@ -244,7 +244,14 @@ def test_addresses(field: str | None, key: str, fact: str, block: str, good: str
             assert both(source(**{"not" + field[0].upper() + field[1:]: [block]}), asked) is not expected
 
 
-def test_forwarded_for_is_not_looked_at() -> None:
-    """A client cannot choose its address."""
-    asked = request(headers=[("x-forwarded-for", "192.0.2.1")])
-    assert not both(source(remoteIpBlocks=["192.0.2.1"]), asked)
+def test_forwarded_for_closes_doors_and_opens_none() -> None:
+    """A client cannot choose its address; and what Istio's sidecar would refuse for that header is refused."""
+    block = source(remoteIpBlocks=["192.0.2.1"])
+    claimed = request(source_ip="10.0.0.1", headers=[("x-forwarded-for", "192.0.2.1")])
+    hidden = request(source_ip="192.0.2.1", headers=[("x-forwarded-for", "10.0.0.1")])
+    for asked in (claimed, hidden):
+        assert not compiled(policy(block)).evaluate(asked).allowed
+        assert not compiled(policy(block, action="DENY")).evaluate(asked).allowed
+        assert not compiled(policy(source(notRemoteIpBlocks=["192.0.2.1"]))).evaluate(asked).allowed
+    sure = request(source_ip="192.0.2.1", headers=[("x-forwarded-for", "192.0.2.1")])
+    assert compiled(policy(block)).evaluate(sure).allowed

@@ -126,9 +126,17 @@ def _path_is_odd(case: Case, question: Question) -> bool:
     )
 
 
+def _path_ends_in_a_slash(case: Case, question: Question) -> bool:
+    return question.target.partition("?")[0].partition("#")[0].endswith("/")
+
+
 def _header_is_repeated(case: Case, question: Question) -> bool:
     names = [name.lower() for name, _ in question.headers]
     return len(set(names)) < len(names)
+
+
+def _address_is_forwarded(case: Case, question: Question) -> bool:
+    return any(name.lower() == "x-forwarded-for" for name, _ in question.headers)
 
 
 def _header_is_forged(case: Case, question: Question) -> bool:
@@ -184,9 +192,11 @@ LISTED: Final[tuple[tuple[frozenset[Reason], Callable[[Case, Question], bool], s
     (frozenset({Reason.HOST_INVALID, Reason.HOST_MISSING}), _any, "a host that could be read differently"),
     (frozenset({Reason.AUTHORIZATION_REPEATED}), _any, "two Authorization lines"),
     (_AUTHORIZATION, _path_is_odd, "a path with more than one reading"),
+    (_AUTHORIZATION, _path_ends_in_a_slash, "a path with a slash at its end"),
     (_AUTHORIZATION, _host_is_odd, "a host with a port or a dot at its end"),
     (_AUTHORIZATION, _header_is_repeated, "a header that came in several lines"),
     (_AUTHORIZATION, _header_is_forged, "a header that is made of claims, sent by the client"),
+    (_AUTHORIZATION, _address_is_forwarded, "an address in X-Forwarded-For"),
     (_AUTHORIZATION, _namespace_has_a_star, "a star that reaches beyond the namespace"),
     (_AUTHORIZATION, _peer_is_odd, "a SPIFFE ID of another form than Istio's"),
     (frozenset({Reason.JWT_NO_EXPIRY}), _any, "a token without an end"),

@@ -131,6 +131,14 @@ ROWS: Final[Mapping[str, Row]] = {
     "a denied path in another spelling": Row(
         (policy("DENY", paths("/a%3Ab")),), question("/a:b"), 200, "403 deny_rule", 200
     ),
+    "a denied path with a slash at its end": Row(NO_ADMIN, question("/admin/"), 200, "403 deny_rule", 200),
+    "a path that alone is not allowed, with a slash at its end": Row(
+        (policy("ALLOW", {"to": [{"operation": {"notPaths": ["/admin"]}}]}),),
+        question("/admin/"),
+        200,
+        "403 no_allow_rule",
+        200,
+    ),
     "a denied host with a port": Row(
         (policy("DENY", hosts("web.prod")),), question(host="web.prod:8080"), 200, "403 deny_rule", 200
     ),
@@ -177,8 +185,8 @@ ROWS: Final[Mapping[str, Row]] = {
         403, "200 no_allow_policy", 403,
     ),
     "an address in X-Forwarded-For": Row(
-        (policy("DENY", source(remoteIpBlocks=["9.9.9.9"])),), question("/", ("X-Forwarded-For", "9.9.9.9")),
-        403, "200 no_allow_policy", 403,
+        (policy("ALLOW", source(remoteIpBlocks=["9.9.9.9"])),), question("/", ("X-Forwarded-For", "9.9.9.9")),
+        200, "403 no_allow_rule", 200,
     ),
     "a star that reaches beyond the namespace": Row(
         (policy("ALLOW", source(namespaces=["*a"])),), question(peer=PEER), 200, "403 no_allow_rule", 200

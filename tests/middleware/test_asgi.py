@@ -229,3 +229,10 @@ def test_mounted_app_cannot_be_left(mesh: Mesh) -> None:
     assert call(mesh, Recorder(), **inside)[0]["status"] == 200
     outside = {**inside, "path": "/api/../x", "raw_path": b"/api/../x"}
     assert call(mesh, Recorder(), **outside)[0]["status"] == 400
+
+
+def test_app_does_not_see_a_raw_path_that_was_not_judged(mesh: Mesh) -> None:
+    """Where an outer layer rewrote the path, the old raw one goes."""
+    app = Recorder()
+    call(mesh, app, path="/y", raw_path=b"/admin", headers=bearer())
+    assert (app.scopes[0]["path"], app.scopes[0]["raw_path"]) == ("/y", b"/y")

@@ -127,3 +127,16 @@ def test_mount_stays_out_of_path_info(mesh: Mesh) -> None:
 def test_joined_headers_are_judged_piece_by_piece(mesh: Mesh, value: str, status: str) -> None:
     """A DENY on a header cannot be escaped by a second line that the server joins to it."""
     assert call(mesh, "/x", headers={**bearer(), "x-role": value})[0] == status
+
+
+@pytest.mark.parametrize("name", ["Script-Name", "Path-Info"])
+def test_a_client_cannot_choose_the_mount(mesh: Mesh, name: str) -> None:
+    """A header that some servers take for SCRIPT_NAME or PATH_INFO is refused before it could move the path."""
+    assert call(mesh, "/public/x", headers={**bearer(), name: "/public"})[0] == "400 Bad Request"
+    assert call(mesh, "/public/x", headers={**bearer(), "x-script-name": "/public"})[0] == "200 OK"
+
+
+def test_app_does_not_see_a_raw_target_that_was_not_judged(mesh: Mesh) -> None:
+    """Where an outer layer rewrote the path, the old raw target goes."""
+    environ = call(mesh, "/", headers=bearer(), RAW_URI="/admin?x=1", PATH_INFO="/y", QUERY_STRING="x=1")[2]
+    assert (environ["PATH_INFO"], environ["RAW_URI"], environ["REQUEST_URI"]) == ("/y", "/y?x=1", "/y?x=1")

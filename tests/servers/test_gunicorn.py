@@ -28,9 +28,17 @@ from wire import careless, shake_hands, wired
 class Conf:
     """gunicorn's configuration, as far as the hooks look at it."""
 
-    def __init__(self, worker_class: Any = SyncWorker, address: Any = (("127.0.0.1", 8443),)) -> None:
+    def __init__(
+        self,
+        worker_class: Any = SyncWorker,
+        address: Any = (("127.0.0.1", 8443),),
+        forwarder_headers: Any = (),
+        header_map: str = "drop",
+    ) -> None:
         self.worker_class = worker_class
         self.address = list(address)
+        self.forwarder_headers = list(forwarder_headers)
+        self.header_map = header_map
 
 
 class Arbiter:
@@ -87,6 +95,8 @@ UNSUPPORTED: list[tuple[Any, ...]] = [
     (SyncWorker, [5]),
     (SyncWorker, [("127.0.0.1", 8443), ("127.0.0.1", 8444)]),
     (SyncWorker, [("127.0.0.1", 8443), "/run/x.sock"]),
+    (SyncWorker, [("127.0.0.1", 8443)], ["SCRIPT_NAME", "PATH_INFO"]),
+    (SyncWorker, [("127.0.0.1", 8443)], [], "dangerous"),
 ]
 
 

@@ -84,7 +84,7 @@ from meshsec.resources import (
     load_policies,
     parse,
 )
-from meshsec.sources import Identity, StaticIdentity
+from meshsec.sources import CsrIdentity, CsrServer, Identity, StaticIdentity
 from meshsec.spiffe import X509BundleSet, read_bundle, verify_x509_svid
 from meshsec.testing import TestIssuer
 from meshsec.tls import StaticMaterial, TlsMaterial, authorize_any, client_context, server_context
@@ -108,6 +108,14 @@ def loading(folder: Path) -> Mesh:
     svid = authority.issue_x509_svid(workload.spiffe_id(config.trust_domain))
     identity = StaticIdentity(Identity(svid, authority.bundle))
     return Mesh(workload=workload, resources=parse("", source="<nothing>"), config=config, identity=identity)
+
+
+def elsewhere(workload: Workload, folder: Path) -> Mesh:
+    """An identity that an authority elsewhere signs."""
+    server = CsrServer(
+        url="https://ca.mesh:8444", token_file=folder / "token", root_cert=folder / "root.pem", renewal=None
+    )
+    return Mesh(workload=workload, identity=CsrIdentity(server, workload.spiffe_id("cluster.local")))
 
 
 def deciding(mesh: Mesh) -> str:

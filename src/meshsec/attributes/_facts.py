@@ -86,9 +86,9 @@ class HttpRequest:
     """
 
     method: str
-    target: str
+    target: str = field(repr=False)
     host: str | None = None
-    headers: Sequence[tuple[str, str]] = ()
+    headers: Sequence[tuple[str, str]] = field(default=(), repr=False)
     scheme: str = "http"
     joined_headers: bool = False
     mount: str = ""

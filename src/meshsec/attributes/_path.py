@@ -6,7 +6,7 @@ Must not know: policies, methods, hosts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .._values import quick
@@ -41,8 +41,8 @@ class Target:
 
     path: str
     readings: tuple[str, ...]
-    query: str | None
-    raw: str
+    query: str | None = field(repr=False)
+    raw: str = field(repr=False)
 
 
 def read_target(target: str, normalization: PathNormalization, ambiguous: AmbiguousPaths) -> Target | Refusal:

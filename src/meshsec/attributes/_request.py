@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -28,6 +28,9 @@ _METHODS: Final = frozenset({
     "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE", "PUT", "REBIND",
     "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
 })  # fmt: skip
+
+# Some WSGI servers take these from a header, which would move the mount under the path that is judged.
+_CGI: Final = frozenset({"script-name", "script_name", "path-info", "path_info"})
 
 # Headers that are no lists (RFC 9110 section 5.3): of two lines, some readers take the first and some the last.
 _SINGLE: Final = {"authorization": Reason.AUTHORIZATION_REPEATED, "host": Reason.HOST_INVALID}
@@ -61,7 +64,7 @@ class RequestFacts:
     method: str
     target: Target
     host: str | None
-    headers: Mapping[str, tuple[str, ...]]
+    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
     joined_headers: bool = False
     scheme: str = "http"
 
@@ -88,6 +91,8 @@ def read_request(
     lines = _read_lines(request.headers)
     if isinstance(lines, Refusal):
         return lines
+    if request.joined_headers and not _CGI.isdisjoint(lines):
+        return Refusal(Reason.HEADER_INVALID, "a header has the name of a variable that says where the path begins")
     if len(lines) < len(request.headers):
         for name, reason in _SINGLE.items():
             if len(lines.get(name, ())) > 1:

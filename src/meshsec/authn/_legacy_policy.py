@@ -14,6 +14,7 @@ from ..attributes import Bound, PeerIdentity, RequestFacts, RequestPrincipal, fr
 from ..decision import Reason
 from ..errors import ConfigError, KeysUnavailableError, Problem, TokenError
 from ..resources import Jwt, JWTRule, MeshConfig, MeshPolicy, MtlsMode, Policy, PrincipalBinding
+from ._binding import check_binding
 from ._keys import KeySnapshot, NeedKeys
 from ._legacy_trigger import LegacyTrigger
 from ._request import CompiledRequestAuthentication
@@ -124,7 +125,7 @@ class LegacyPolicy:
         known = self._peer(peer)
         if isinstance(known, LegacyRefusal):
             return known
-        found = self._origin(facts, keys, now=now, ask=ask)
+        found = self._origin(peer, facts, keys, now=now, ask=ask)
         if isinstance(found, LegacyRefusal | NeedKeys):
             return found
         judged = None if found is None else _split(found)
@@ -143,7 +144,7 @@ class LegacyPolicy:
         return LegacyRefusal.of_peer(Reason.PEER_DISTRUSTED, why)
 
     def _origin(
-        self, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool
+        self, peer: PeerIdentity | None, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool
     ) -> RequestPrincipal | LegacyRefusal | NeedKeys | None:
         """The end user; None where none is asked for, or none need be there."""
         error = self._unbound()
@@ -153,6 +154,8 @@ class LegacyPolicy:
                 return found
             try:
                 if found.error is None and found.principal is not None:
+                    if not self.lenient:
+                        check_binding(found.principal, peer)  # the outer token is the one that may be bound
                     return self._original(found.principal)
                 error = found.error or error
             except TokenError as malformed:

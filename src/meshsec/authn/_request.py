@@ -37,6 +37,7 @@ class TokenResult:
         remove_headers: lower-case names of headers that the client sent and the application must not get.
         add_headers: name and value of the headers made of claims.
         query: the query without the token; None: unchanged.
+        accepted: whoever any accepted token is about, the principal first: all of these tokens count.
         seen: the request as the rules of authorization see it, which is as the application will: without what is
             removed, with what is added. None: as it came.
     """
@@ -47,6 +48,7 @@ class TokenResult:
     add_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     query: str | None = field(default=None, repr=False)
     seen: RequestFacts | None = field(default=None, repr=False, compare=False)
+    accepted: tuple[RequestPrincipal, ...] = field(default=(), repr=False, compare=False)
 
 
 _NOTHING: Final = TokenResult()
@@ -196,6 +198,7 @@ def _result(
         add_headers=added,
         query=without_parameters(facts.target.query or "", parameters) if parameters else None,
         seen=seen or _edited(facts, removed, added),
+        accepted=tuple(item.token.principal for item in accepted),
     )
 
 

@@ -195,13 +195,13 @@ def _check_time(name: str, value: object) -> None:
 
 
 def _check_times(claims: Mapping[str, Any], now: float, *, must_expire: bool) -> None:
-    """Fractions of a second are cut off, as Istio's proxy does."""
-    if now + LEEWAY < int(claims.get("nbf", 0)):
+    """Fractions of a second are cut off, as Istio's proxy does. Written so that a clock of NaN is refused."""
+    if not now + LEEWAY >= int(claims.get("nbf", 0)):
         raise TokenError("Jwt not yet valid", code=Reason.JWT_NOT_YET_VALID)
     expiry = int(claims.get("exp", 0))
     if must_expire and "exp" not in claims:
         raise TokenError("Jwt payload [exp] field is required", code=Reason.JWT_NO_EXPIRY)
-    if now > expiry + LEEWAY and (expiry or must_expire):
+    if not now <= expiry + LEEWAY and (expiry or must_expire):
         raise TokenError("Jwt is expired", code=Reason.JWT_EXPIRED)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from ..decision import Reason
@@ -22,6 +23,7 @@ from ._verdict import Verdict
 
 __all__ = ["compile_authorization", "compile_custom"]
 
+_doubt: Final = cache(Doubt)  # there are four
 _REASONS: Final = {Action.ALLOW: Reason.ALLOW_RULE}
 _ENFORCED: Final = (Action.AUDIT, Action.DENY, Action.ALLOW)
 
@@ -120,12 +122,13 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Compiler:
-    """Compiles the rules of one policy."""
+    """Compiles the rules of one policy; what is written twice becomes one condition."""
 
     action: Action
     scope: Scope
     istio: bool
     slots: _Slots
+    known: dict[tuple[str, bool], dict[Sequence[str], Condition]] = field(default_factory=dict)
 
     def rule(self, policy: str, index: int, rule: Rule) -> PolicyRule:
         return PolicyRule(
@@ -152,12 +155,15 @@ class _Compiler:
     def _both(self, key: str, values: Sequence[str], not_values: Sequence[str]) -> Iterable[Condition]:
         for texts, negated in ((values, False), (not_values, True)):
             if texts:
-                yield self._condition(key, texts, negated=negated)
+                known = self.known.setdefault((key, negated), {})
+                if texts not in known:
+                    known[texts] = self._condition(key, texts, negated=negated)
+                yield known[texts]
 
     def _condition(self, key: str, texts: Sequence[str], *, negated: bool) -> Condition:
         row = find_row(key, istio=self.istio)
         patterns = tuple([pattern for text in texts for pattern in row.parse(text, self.scope)])
         patterns = tuple(dict.fromkeys(patterns)) if len(patterns) > 1 else patterns
         # Doubt makes a DENY match and an ALLOW not; what is negated is judged the other way round before.
-        doubt = Doubt(matches=(self.action is not Action.ALLOW) is not negated, istio=self.istio)
+        doubt = _doubt((self.action is not Action.ALLOW) is not negated, self.istio)
         return Condition(key, patterns, negated, self.slots.place(key, row), doubt, row.test)

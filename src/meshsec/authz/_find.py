@@ -154,6 +154,20 @@ def _address(parts: Parts, _doubt: Doubt) -> Find:
     return index_blocks(_pairs(parts))
 
 
+def _addresses(parts: Parts, doubt: Doubt) -> Find:
+    find_one, every = index_blocks(_pairs(parts)), _all(parts)
+
+    def find(value: Sequence[Any]) -> int:
+        if len(value) == 1:
+            return find_one(value[0])
+        found = 0 if doubt.matches else every
+        for address in value:
+            found = found | find_one(address) if doubt.matches else found & find_one(address)
+        return found
+
+    return find
+
+
 def _request_principal(parts: Parts, _doubt: Doubt) -> Find:
     """Issuers are few: each has an index of its subjects, and those are asked whose issuer matches."""
     pairs = _pairs(parts)
@@ -197,7 +211,7 @@ def _remembered(test: _Compiler) -> Finder:
     return lambda parts, doubt: lru_cache(_REMEMBERED)(_each(test, parts, doubt))
 
 
-_UNKNOWABLE: Final = frozenset({_match.port, _match.address})
+_UNKNOWABLE: Final = frozenset({_match.port, _match.address, _match.addresses})
 
 _FINDERS: Final[Mapping[_Compiler, Finder]] = MappingProxyType(
     {
@@ -208,6 +222,7 @@ _FINDERS: Final[Mapping[_Compiler, Finder]] = MappingProxyType(
         _match.path: _path,
         _match.port: _port,
         _match.address: _address,
+        _match.addresses: _addresses,
         _match.request_principal: _request_principal,
         _match.namespace: _remembered(_match.namespace),
         _match.service_account: _remembered(_match.service_account),

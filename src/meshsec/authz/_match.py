@@ -96,14 +96,12 @@ def host(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
 
 
 def path(patterns: Sequence[StringPattern | PathTemplate], doubt: Doubt) -> Test:
-    """This very spelling; where every reading counts, any that an application decodes to the same."""
+    """This very spelling; where every reading counts, any that a router takes for the same."""
     paths = PathSet.of(patterns)
-    written, decoded, every_reading = paths.written, paths.decoded, doubt.every_reading
+    matches = paths.matches if doubt.every_reading else paths.matches_strictly
 
     def test(value: tuple[str, str]) -> bool:
-        if every_reading:
-            return written.matches(value[0]) or decoded.matches(value[1])
-        return written.matches(value[0], strict=True)
+        return matches(value[0])
 
     return test
 
@@ -123,6 +121,18 @@ def address(patterns: Sequence[IpBlock], doubt: Doubt) -> Test:
 
     def test(value: IpAddress | None) -> bool:
         return doubt.matches if value is None else any(block.contains(value) for block in patterns)
+
+    return test
+
+
+def addresses(patterns: Sequence[IpBlock], doubt: Doubt) -> Test:
+    """Several addresses, any of which may be the client's: where doubt matches, any of them, else all."""
+
+    def test(value: tuple[IpAddress, ...] | None) -> bool:
+        if value is None:
+            return doubt.matches
+        found = [any(block.contains(one) for block in patterns) for one in value]
+        return any(found) if doubt.matches else all(found)
 
     return test
 

@@ -57,10 +57,21 @@ def source_ip(attributes: Attributes) -> IpAddress | None:
     return parse_ip(attributes.connection.source_ip or "")
 
 
-def remote_ip(attributes: Attributes) -> IpAddress | None:
-    """The original client's address where trusted proxies told it; else X-Forwarded-For is not believed."""
+def remote_ips(attributes: Attributes) -> tuple[IpAddress, ...] | None:
+    """The original client's address where trusted proxies told it.
+
+    Else the peer's, and beside it what X-Forwarded-For says: any client can write that, and Istio's sidecar believes
+    it. So it may close a door and never open one: both addresses are judged.
+    """
     connection = attributes.connection
-    return parse_ip(connection.remote_ip or connection.source_ip or "")
+    told = parse_ip(connection.remote_ip or "")
+    if told is not None:
+        return (told,)
+    direct = source_ip(attributes)
+    if direct is None:
+        return None
+    claimed = forwarded_ip(attributes)
+    return (direct,) if claimed is None or claimed == direct else (direct, claimed)
 
 
 def forwarded_ip(attributes: Attributes) -> IpAddress | None:
@@ -203,6 +214,11 @@ def show_names(value: Names | None) -> str | None:
 def show_number(value: int | IpAddress | None) -> str | None:
     """A port or an address."""
     return "(not known)" if value is None else str(value)
+
+
+def show_numbers(value: tuple[IpAddress, ...] | None) -> str | None:
+    """Addresses, any of which may be the client's."""
+    return "(not known)" if value is None else " or ".join(map(str, value))
 
 
 def show_request_principal(value: tuple[str, str] | str | None) -> str | None:

@@ -86,7 +86,7 @@ _ROWS: Final[Mapping[str, Row]] = {
     ),
     "source.trustDomain": Row(_patterns.trust_domain, _read.peer_trust_domain, _match.text, _read.show_text),
     "source.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
-    "remote.ip": Row(_patterns.ip_block, _read.remote_ip, _match.address, _read.show_number),
+    "remote.ip": Row(_patterns.ip_block, _read.remote_ips, _match.addresses, _read.show_numbers),
     "destination.ip": Row(_patterns.ip_block, _read.destination_ip, _match.address, _read.show_number),
     "destination.port": Row(_patterns.port, _read.destination_port, _match.port, _read.show_number),
     "connection.sni": Row(_patterns.nonempty_text, _read.sni, _match.text, _read.show_text),

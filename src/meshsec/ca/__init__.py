@@ -9,7 +9,9 @@ from ._authority import CertificateAuthority
 from ._folder import AuthorityFolder
 from ._keys import KEY_TYPES, KeyType
 from ._layout import read_signer
+from ._lifetime import renewal_time
 from ._record import Issuance
+from ._request import new_request
 from ._rotator import Issuing, Rotator, Sweep
 from ._signer import Signer
 from ._state import AuthorityState, Phase
@@ -32,7 +34,9 @@ __all__ = [
     "StoredIdentity",
     "SvidStore",
     "Sweep",
+    "new_request",
     "read_signer",
+    "renewal_time",
     "write_chain",
     "write_identity",
 ]

@@ -1,4 +1,4 @@
-"""Certificate signing requests: the public key is taken from one, and nothing else.
+"""Certificate signing requests: making one, and what is taken from one, which is the public key and nothing else.
 
 Names, usages and extensions that a request asks for are ignored: who gets which identity was decided before, by
 whoever authenticated the requester. This file must not know identities.
@@ -9,17 +9,26 @@ from __future__ import annotations
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..errors import IssuanceError
 from ._keys import RSA_BITS
 
-__all__ = ["requested_key"]
+__all__ = ["new_request", "requested_key"]
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _PEM: Final = b"-----BEGIN "
+
+
+def new_request() -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    """A fresh P-256 key, and a request for it: PEM, without any name, because names would count nothing."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(Encoding.PEM), key
 
 
 def requested_key(request: bytes) -> CertificatePublicKeyTypes:

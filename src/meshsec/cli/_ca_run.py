@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..ca import AuthorityFolder, FolderStore, Rotator, Sweep
 from ..resources import load_service_accounts
-from ..spiffe import SpiffeId
+from ..spiffe import SpiffeId, TrustDomain
+from ._ca_listen import Accounts, Listening, listen_options, listening
 from ._ca_show import format_option
 
 __all__ = ["run"]
@@ -33,6 +35,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--ttl", type=float, default=86_400, show_default=True, help="Of each identity, seconds.")
 @click.option("--interval", type=float, default=5, show_default=True, help="Between two looks, seconds.")
 @click.option("--dns-name", "dns_names", multiple=True, help="For every identity; may be repeated.")
+@listen_options
 @click.option("--once", is_flag=True, help="Look once; the exit status is 1 if something failed.")
 @format_option
 def run(
@@ -44,27 +47,44 @@ def run(
     dns_names: tuple[str, ...],
     once: bool,
     output: str,
+    **where: Any,
 ) -> None:
     """Issue, renew and repair the identities of all service accounts until told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    listens = Listening(**where, ttl=ttl)
+    _check(listens, dns_names, once=once)
     authority = AuthorityFolder(folder)
-    trust_domain = authority.authority.trust_domain
-
-    def ids() -> list[SpiffeId]:
-        found = load_service_accounts(accounts)
-        return [SpiffeId.for_service_account(trust_domain, item.namespace, item.name) for item in found]
-
-    with authority.exclusively(), _progress() as progress:
+    stop = _stop_on_signals()
+    ids = _accounts(accounts, authority.authority.trust_domain)
+    with authority.exclusively(), _progress() as progress, listening(listens, authority, ids) as refresh:
         rotator = Rotator(authority, FolderStore(store), ids, ttl=ttl, dns_names=dns_names, progress=progress)
-        stop = _stop_on_signals()
         if warning := authority.authority.warning(ttl=ttl):
             _log.warning("%s", warning)
         while not stop.is_set():
             sweep = rotator.sweep()
+            refresh()
             _tell(sweep, output)
             if once:
                 sys.exit(1 if sweep.failed else 0)
             stop.wait(interval)
+
+
+def _accounts(path: Path, trust_domain: TrustDomain) -> Accounts:
+    def read() -> list[SpiffeId]:
+        found = load_service_accounts(path)
+        return [SpiffeId.for_service_account(trust_domain, item.namespace, item.name) for item in found]
+
+    return Accounts(read, trust_domain)
+
+
+def _check(listens: Listening, dns_names: tuple[str, ...], *, once: bool) -> None:
+    if once and (listens.listen or listens.listen_token):
+        raise click.UsageError("--once does not listen")
+    if listens.listen_token and not (listens.listen_names and listens.token_rules):
+        raise click.UsageError("--listen-token needs --listen-name, by which clients know it, and --token-rules")
+    if shared := set(listens.listen_names) & set(dns_names):
+        names = ", ".join(sorted(shared))
+        raise click.UsageError(f"with {names} as a name of every identity, each could pose as the authority")
 
 
 def _tell(sweep: Sweep, output: str) -> None:

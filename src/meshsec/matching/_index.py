@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from ._ip import IpAddress, IpBlock
 from ._pattern import Kind, PathTemplate, StringPattern, is_plain_path
-from ._sets import decode_pattern
+from ._sets import decode_pattern, without_end
 
 __all__ = ["Find", "index_blocks", "index_paths", "index_texts"]
 
@@ -69,7 +69,8 @@ def index_texts(pairs: Iterable[_Pair], *, strict: bool = False) -> Callable[[st
 
 
 def index_paths(pairs: Iterable[_Pair], *, every_reading: bool) -> Callable[[tuple[str, str]], int]:
-    """Patterns for a path and its percent-decoding: both count, or only the very spelling, strictly."""
+    """Patterns for a path and its percent-decoding: as in :class:`PathSet`, all that a router takes for the same path
+    counts, or only the very spelling, strictly."""
     pairs = list(pairs)
     written = index_texts(pairs, strict=not every_reading)
     if not every_reading:
@@ -80,7 +81,10 @@ def index_paths(pairs: Iterable[_Pair], *, every_reading: bool) -> Callable[[tup
 
     def find(value: tuple[str, str]) -> int:
         path, plain = value
-        return written(path) if decoded is written and path == plain else written(path) | decoded(plain)
+        found = written(path) if decoded is written and path == plain else written(path) | decoded(plain)
+        if plain.endswith("/"):
+            found |= written(without_end(path)) | decoded(without_end(plain))
+        return found
 
     return find
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from ._pattern import Kind, PathTemplate, StringPattern
 
-__all__ = ["PathSet", "PatternSet", "decode_path", "decode_pattern"]
+__all__ = ["PathSet", "PatternSet", "decode_path", "decode_pattern", "without_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,13 @@ class PathSet:
         return cls(PatternSet.of(patterns), PatternSet.of(map(decode_pattern, patterns)))
 
     def matches(self, path: str) -> bool:
-        """Whether any spelling that decodes to the same path matches: for what must not be escaped from."""
-        return self.written.matches(path) or self.decoded.matches(decode_path(path))
+        """Whether any spelling that a router takes for the same path matches: for what must not be escaped from."""
+        plain = decode_path(path)
+        if self.written.matches(path) or self.decoded.matches(plain):
+            return True
+        return plain.endswith("/") and (
+            self.written.matches(without_end(path)) or self.decoded.matches(without_end(plain))
+        )
 
     def matches_strictly(self, path: str) -> bool:
         """Whether Envoy would match this very spelling: for what must not be slipped into."""
@@ -95,6 +100,11 @@ def decode_path(text: str) -> str:
     if "%" not in text and text.isascii():
         return text
     return unquote_to_bytes(text.encode("utf-8", "surrogatepass")).decode("latin-1")
+
+
+def without_end(path: str) -> str:
+    """The path without slashes at its end: some routers take them for nothing. The first slash stays."""
+    return path[:1] + path[1:].rstrip("/")
 
 
 def decode_pattern(pattern: StringPattern | PathTemplate) -> StringPattern | PathTemplate:

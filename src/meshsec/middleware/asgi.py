@@ -55,7 +55,7 @@ class MeshMiddleware:
         context = await self.mesh.judge_async(connection, request)
         if context.decision.allowed:
             await self.app(
-                _edited(scope, context, request.scheme, transport), receive, _adding(send, context.decision.edits)
+                _edited(scope, context, request, transport), receive, _adding(send, context.decision.edits)
             )
             return
         log_refusal(context, connection, request)
@@ -111,9 +111,9 @@ def _latin1(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def _edited(scope: Scope, context: AuthContext, scheme: str, transport: Transport | None) -> Scope:
+def _edited(scope: Scope, context: AuthContext, request: HttpRequest, transport: Transport | None) -> Scope:
     edits = context.decision.edits
-    changed: dict[str, Any] = {**scope, "meshsec": context, "scheme": scheme}
+    changed: dict[str, Any] = {**scope, "meshsec": context, "scheme": request.scheme}
     if transport is not None and transport.extension is not None:
         # A server that fills it by itself one day knows better.
         changed["extensions"] = {"tls": transport.extension, **(scope.get("extensions") or {})}
@@ -122,6 +122,9 @@ def _edited(scope: Scope, context: AuthContext, scheme: str, transport: Transpor
         changed["path"] = unquote(path)
         changed["raw_path"] = path.encode("latin-1")
         changed["query_string"] = query.encode("latin-1")
+    elif scope.get("raw_path"):
+        # Also one that an outer layer left behind: what was judged is all that the application may see.
+        changed["raw_path"] = request.target.partition("?")[0].encode("latin-1")
     if edits.remove_headers or edits.add_headers:
         changed["headers"] = _edited_headers(scope["headers"], edits)
     return changed

@@ -53,7 +53,7 @@ class MeshMiddleware:
         context = self.mesh.judge(connection, request)
         if context.decision.allowed:
             environ["wsgi.url_scheme"] = request.scheme
-            _edit(environ, context)
+            _edit(environ, context, request.target)
             return self.app(environ, _adding(start_response, context.decision.edits))
         log_refusal(context, connection, request)
         content_type = environ.get("CONTENT_TYPE", "")
@@ -144,11 +144,15 @@ def _decoded(path: str) -> str:
     return unquote_to_bytes(path).decode("latin-1")
 
 
-def _edit(environ: WSGIEnvironment, context: AuthContext) -> None:
+def _edit(environ: WSGIEnvironment, context: AuthContext, judged: str) -> None:
     edits = context.decision.edits
     environ["meshsec"] = context
     if edits.target is not None:
         _edit_target(environ, edits.target)
+    for key in _RAW_TARGETS:
+        if key in environ:
+            # Also one that an outer layer left behind: what was judged is all that the application may see.
+            environ[key] = judged if edits.target is None else edits.target
     for name in edits.remove_headers:
         environ.pop(_variable(name), None)
     _add_headers(environ, edits)
@@ -159,17 +163,15 @@ def _edit_target(environ: dict[str, Any], target: str) -> None:
     mount = environ.get("SCRIPT_NAME", "")
     environ["PATH_INFO"] = _decoded(path)[len(mount) :]
     environ["QUERY_STRING"] = query
-    for key in _RAW_TARGETS:
-        if key in environ:
-            environ[key] = target
 
 
 def _add_headers(environ: WSGIEnvironment, edits: Edits) -> None:
     for name, value in edits.add_headers:
         key = _variable(name)
         # Several values of one name are joined, as the server itself would have joined them.
-        environ[key] = f"{environ[key]},{value}" if key in environ and name.lower() not in _UNPREFIXED else value
+        environ[key] = f"{environ[key]},{value}" if key in environ and key not in _UNPREFIXED else value
 
 
 def _variable(name: str) -> str:
-    return "HTTP_" + name.upper().replace("-", "_")
+    variable = name.upper().replace("-", "_")
+    return variable if variable in _UNPREFIXED else f"HTTP_{variable}"

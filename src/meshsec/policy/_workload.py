@@ -247,7 +247,7 @@ class WorkloadPolicy:
         token = self.tokens.authenticate(facts, keys, now=now, ask=ask)
         if isinstance(token, NeedKeys):
             return token
-        error = token.error or self._binding_error(token.principal, connection)
+        error = token.error or self._binding_error(token.accepted, connection)
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts))
         decision = self._authorize(connection, request, facts, token)
@@ -270,18 +270,21 @@ class WorkloadPolicy:
             return found
         if isinstance(found, LegacyRefusal):
             return AuthContext(connection.peer, None, legacy_refusal(found))
-        error = self._binding_error(found.principal, connection)
+        error = self._binding_error([found.principal], connection)
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts))
         known = replace(connection, peer=found.peer)
         decision = self._authorize(known, request, facts, TokenResult(found.judged), found.bound)
         return AuthContext(found.peer, found.principal, decision)
 
-    def _binding_error(self, principal: RequestPrincipal | None, connection: Connection) -> TokenError | None:
-        """Whether the token is another connection's; Istio's proxy does not look."""
+    def _binding_error(
+        self, principals: Iterable[RequestPrincipal | None], connection: Connection
+    ) -> TokenError | None:
+        """Whether any of the tokens is another connection's; Istio's proxy does not look."""
         try:
             if self.config.compatibility != "istio":
-                check_binding(principal, connection.peer)
+                for principal in principals:
+                    check_binding(principal, connection.peer)
         except TokenError as error:
             return error
         return None
@@ -290,7 +293,7 @@ class WorkloadPolicy:
         peer = connection.peer
         if connection.rejected is not None:
             return peer_refusal(connection.rejected, "the certificate this connection began with no longer holds")
-        if peer is not None and peer.not_after is not None and now >= peer.not_after:
+        if peer is not None and peer.not_after is not None and not now < peer.not_after:
             return peer_refusal(Reason.PEER_EXPIRED, f"the certificate of {peer.id} has expired")
         if peer is not None and peer.id.trust_domain.name not in self.trust_domains:
             return peer_refusal(Reason.PEER_DISTRUSTED, f"{peer.id} is of a trust domain that is not trusted here")

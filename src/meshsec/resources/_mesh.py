@@ -41,6 +41,7 @@ Compatibility = Literal["safe", "istio"]
 TlsVersion = Literal["1.2", "1.3"]
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+_SERVER: Final = re.compile(r"https://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,4}))?/?")
 _ENDPOINT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([1-9][0-9]{0,4})")
 
 
@@ -66,6 +67,13 @@ def _trust_domain(text: str) -> None:
         raise ValueError(str(error)) from None
 
 
+def _https_url(text: str) -> None:
+    """A URL that names a server and perhaps a port: what is asked there is not the file's to say."""
+    found = _SERVER.fullmatch(text)
+    if found is None or int(found[1] or 443) > 65535:
+        raise ValueError("the https URL of a server belongs here, such as https://ca.mesh:8444, without a path")
+
+
 TrustDomainName = Annotated[Text, checked(_trust_domain)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
@@ -86,10 +94,18 @@ class IdentityConfig:
     Attributes:
         files: a folder that holds cert-chain.pem, key.pem and root-cert.pem (istio.io: file-mounted certificates).
         development_authority: a folder with a certificate authority that this process signs with: tests and laptops.
+        csr: the https URL of an authority that signs a key made here, to whoever shows the token.
+        token_file: for ``csr``: a service account's token, read anew each time.
+        root_cert: for ``csr``: a PEM file with the authorities that vouch for that server; None: the system's.
+        renewal: for ``csr``: the https URL where the present identity, in place of the token, gets the next one.
     """
 
     files: Text | None = None
     development_authority: Text | None = None
+    csr: Annotated[Text, checked(_https_url)] | None = None
+    token_file: Text | None = None
+    root_cert: Text | None = None
+    renewal: Annotated[Text, checked(_https_url)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

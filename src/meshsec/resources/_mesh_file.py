@@ -186,8 +186,14 @@ class _WorkloadShape(Model):
     @field_validator("identity")
     @classmethod
     def _one_source(cls, identity: IdentityConfig | None) -> IdentityConfig | None:
-        if identity is not None and bool(identity.files) == bool(identity.development_authority):
-            raise ValueError("an identity comes from exactly one source: files or developmentAuthority")
+        if identity is None:
+            return None
+        if len(list(filter(None, (identity.files, identity.development_authority, identity.csr)))) != 1:
+            raise ValueError("an identity comes from exactly one source: files, developmentAuthority or csr")
+        if bool(identity.csr) != bool(identity.token_file):
+            raise ValueError("csr and tokenFile belong together: the token says who asks")
+        if not identity.csr and (identity.root_cert or identity.renewal):
+            raise ValueError("rootCert and renewal are for csr")
         return identity
 
 

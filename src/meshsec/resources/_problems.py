@@ -26,7 +26,6 @@ Complaint: TypeAlias = tuple[Path, str]
 
 _NOT_YET: Final = frozenset({
     ("identity", "workloadApi"),
-    ("identity", "csr"),
     ("keys", "issuers"),
     ("envoyExtAuthzHttp", "includeRequestBodyInCheck"),
 })  # fmt: skip

@@ -20,7 +20,7 @@ from ..tls import TlsMaterial, server_context
 from ._process import current_mesh
 from ._worker import CarriesPeers
 
-__all__ = ["certfile", "do_handshake_on_connect", "keyfile", "on_starting", "ssl_context"]
+__all__ = ["certfile", "do_handshake_on_connect", "forwarder_headers", "keyfile", "on_starting", "ssl_context"]
 
 _log: Final = logging.getLogger("meshsec.tls")
 
@@ -30,6 +30,11 @@ certfile = keyfile = os.devnull
 
 # The handshake belongs in the worker's thread: there its failure ends one connection, and its slowness delays one.
 do_handshake_on_connect = False
+
+
+# By default gunicorn takes SCRIPT_NAME and PATH_INFO from the headers of whoever connects from this machine: the path
+# that is routed would not be the one that was asked for.
+forwarder_headers = ""
 
 
 class _Config(Protocol):
@@ -55,6 +60,7 @@ def on_starting(server: _Arbiter) -> None:
     """
     try:
         _check_worker_class(server.cfg.worker_class)
+        _check_headers(server.cfg)
         _port(server.cfg)
     except ConfigError as error:
         raise RuntimeError(f"meshsec: {error}") from error
@@ -72,6 +78,7 @@ def ssl_context(conf: _Config, default_ssl_context_factory: Callable[[], ssl.SSL
 def _context(conf: _Config) -> ssl.SSLContext:
     try:
         _check_worker_class(conf.worker_class)
+        _check_headers(conf)
         return current_mesh().server_context(port=_port(conf))
     except Exception as error:  # noqa: BLE001 - see above
         _log.exception("every TLS handshake is refused")
@@ -98,6 +105,14 @@ def _check_worker_class(worker_class: type) -> None:
         # uvicorn's worker never asks the hook, and gunicorn's own asgi worker serves plaintext when the hook fails.
         known = "sync, gthread, meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
         raise ConfigError(f"worker class {name} is not supported: use one of {known}")
+
+
+def _check_headers(conf: object) -> None:
+    """Since gunicorn 22 a client's headers can say where the path begins; the settings are found by name only."""
+    if list(getattr(conf, "forwarder_headers", ())):
+        raise ConfigError("forwarder_headers must be empty: a client could choose the path that is routed")
+    if getattr(conf, "header_map", "drop") == "dangerous":
+        raise ConfigError('header_map = "dangerous" lets two headers share one name')
 
 
 def _port(conf: _Config) -> int:

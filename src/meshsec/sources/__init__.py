@@ -6,6 +6,9 @@ never replaces a good snapshot.
 
 from ._check import Authorizers, Dialled, Provider
 from ._configured import configured_identity, kept_identity
+from ._csr import CsrIdentity, CsrServer
+from ._csr_endpoint import CsrAnswer, CsrEndpoint, Requester, account_of
+from ._csr_wire import endpoint_id
 from ._driver import Driver
 from ._forwarded import believed
 from ._identity import AuthorityIdentity, FileIdentity, Identity, IdentityKeeper, IdentitySource, StaticIdentity
@@ -16,6 +19,10 @@ from ._x509_source import X509SourceIdentity
 __all__ = [
     "AuthorityIdentity",
     "Authorizers",
+    "CsrAnswer",
+    "CsrEndpoint",
+    "CsrIdentity",
+    "CsrServer",
     "Dialled",
     "Driver",
     "FileIdentity",
@@ -26,10 +33,13 @@ __all__ = [
     "PolicyKeeper",
     "PolicyVersion",
     "Provider",
+    "Requester",
     "StaticIdentity",
     "X509SourceIdentity",
+    "account_of",
     "believed",
     "configured_identity",
+    "endpoint_id",
     "kept_identity",
     "read_settled",
 ]

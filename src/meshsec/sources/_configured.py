@@ -10,8 +10,9 @@ from typing import Final
 
 from ..ca import CertificateAuthority
 from ..errors import ConfigError, MeshsecError, SvidError
-from ..resources import MeshConfig, Workload
+from ..resources import IdentityConfig, MeshConfig, Workload
 from ..spiffe import X509Bundle
+from ._csr import CsrIdentity, CsrServer
 from ._identity import AuthorityIdentity, FileIdentity, IdentityKeeper, IdentitySource
 
 __all__ = ["configured_identity", "kept_identity"]
@@ -30,7 +31,18 @@ def configured_identity(workload: Workload, config: MeshConfig, folder: Path) ->
         return AuthorityIdentity(
             CertificateAuthority.load(folder / authority), workload.spiffe_id(config.trust_domain)
         )
+    if workload.identity and workload.identity.csr:
+        return CsrIdentity(_csr_server(workload.identity, folder), workload.spiffe_id(config.trust_domain))
     return None
+
+
+def _csr_server(identity: IdentityConfig, folder: Path) -> CsrServer:
+    return CsrServer(
+        url=(identity.csr or "").rstrip("/"),
+        token_file=folder / (identity.token_file or ""),
+        root_cert=folder / identity.root_cert if identity.root_cert else None,
+        renewal=identity.renewal.rstrip("/") if identity.renewal else None,
+    )
 
 
 def kept_identity(source: IdentitySource, workload: Workload, config: MeshConfig) -> IdentityKeeper:

@@ -72,6 +72,8 @@ class Asking:
         context: for https, in place of the system's authorities: a context that checks by itself who answers.
         server_hostname: whom that context is to expect.
         ca_file: for https, a PEM file in place of the system's authorities; the host's name is checked as ever.
+        ca_data: the same as the file's text; both together count.
+        body: of the request.
         cut: whether a body that is too large is cut, where it would be an error.
     """
 
@@ -81,6 +83,8 @@ class Asking:
     context: ssl.SSLContext | None = None
     server_hostname: str | None = None
     ca_file: str | None = None
+    ca_data: str | None = None
+    body: bytes | None = field(default=None, repr=False)
     cut: bool = False
 
 
@@ -224,7 +228,7 @@ class _Bounded(HTTPConnection):
         """One request. Raises ValueError for a body that is too large."""
         headers = HTTPHeaderDict(asking.headers)
         target = path if asking.target is None else asking.target
-        self.request(asking.method, target, headers=headers, preload_content=False, decode_content=False)
+        self.request(asking.method, target, asking.body, headers=headers, preload_content=False, decode_content=False)
         body = bytearray()
         with closing(self.getresponse()) as response:
             for chunk in response.stream(_CHUNK, decode_content=False):
@@ -276,7 +280,7 @@ class _BoundedTls(_Bounded, HTTPSConnection):
         # A context of ours checks in the handshake; a SPIFFE certificate has no DNS name that could be matched here.
         own = {"server_hostname": asking.server_hostname, "assert_hostname": False}
         options = own if asking.context else {}
-        context = asking.context or _ssl_context(asking.ca_file)
+        context = asking.context or _ssl_context(asking.ca_file, asking.ca_data)
         super().__init__(target, deadline, asking, ssl_context=context, **options)
 
 
@@ -284,12 +288,15 @@ _Connect = Callable[[_Target, float, Asking], _Bounded]
 _CONNECTIONS: Final[Mapping[str, _Connect]] = {"http": _Bounded, "https": _BoundedTls}
 
 
-def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+def _ssl_context(ca_file: str | None, ca_data: str | None) -> ssl.SSLContext:
     """A file is read anew each time: it may have been replaced. Raises KeysUnavailableError."""
+    if not ca_file and not ca_data:
+        return _system_context()
     try:
-        return ssl.create_default_context(cafile=ca_file) if ca_file else _system_context()
+        return ssl.create_default_context(cafile=ca_file, cadata=ca_data)
     except OSError as error:
-        raise KeysUnavailableError(f"no authorities can be read from {ca_file}: {type(error).__name__}") from None
+        place = ca_file or "the authorities given"
+        raise KeysUnavailableError(f"no authorities can be read from {place}: {type(error).__name__}") from None
 
 
 @cache

@@ -39,10 +39,13 @@ def believed(
     Over a proven proxy's connection its client is the peer, and without a certificate in the header nobody is: the
     proxy itself does not call. Over any other connection the header has no meaning.
     """
-    if config.num_trusted_proxies:
-        connection = replace(connection, remote_ip=_remote_ip(request, config.num_trusted_proxies))
     forwarded = config.forwarded_identity
-    if forwarded is None or connection.rejected is not None or not _sent_by_proxy(connection, forwarded):
+    proven = forwarded is not None and _sent_by_proxy(connection, forwarded)
+    if config.num_trusted_proxies:
+        # Where the configuration can tell a proxy from anybody else, nobody else says who the client is.
+        told = _remote_ip(request, config.num_trusted_proxies) if proven or forwarded is None else None
+        connection = replace(connection, remote_ip=told or connection.source_ip)
+    if forwarded is None or connection.rejected is not None or not proven:
         return connection
     try:
         chain = read_client_cert(_only_line(request, forwarded), forwarded.format)

@@ -15,7 +15,7 @@ from ..errors import KeysUnavailableError
 from ..resources import IssuerConfig
 from ._fetch import PLAIN_GET, FetchResult, fetch
 
-__all__ = ["IssuerFetch"]
+__all__ = ["IssuerFetch", "read_token"]
 
 _LONGEST_TOKEN: Final = 1 << 14
 
@@ -35,7 +35,7 @@ class IssuerFetch:
         """GET a URL. Raises KeysUnavailableError."""
         asking = replace(PLAIN_GET, ca_file=self.settings.ca_file)
         if self.settings.token_file and self._may_see_token(url):
-            line = ("authorization", f"Bearer {_read_token(self.settings.token_file)}")
+            line = ("authorization", f"Bearer {read_token(self.settings.token_file)}")
             asking = replace(asking, headers=(*asking.headers, line))
         return fetch(url, timeout=timeout, asking=asking)
 
@@ -45,8 +45,8 @@ class IssuerFetch:
         return there.scheme == "https" and known
 
 
-def _read_token(file: str) -> str:
-    """Anew each time: Kubernetes replaces it every hour."""
+def read_token(file: str) -> str:
+    """A bearer token, read anew each time: Kubernetes replaces it every hour. Raises KeysUnavailableError."""
     try:
         token = Path(file).read_text("ascii").strip()
     except (OSError, ValueError) as error:
