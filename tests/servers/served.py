@@ -88,6 +88,7 @@ def wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     if "meshsec" in environ:
         headers = sum(key.startswith("HTTP_") for key in environ)
         facts = _judged(environ["meshsec"], environ["wsgi.url_scheme"], headers)
+        facts["routed"] = [environ.get("SCRIPT_NAME", ""), environ["PATH_INFO"]]
     else:
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         facts = _who(Transport.of_socket(sock) if sock else environ[TRANSPORT_KEY])

@@ -66,3 +66,22 @@ def test_what_a_server_makes_of_ambiguous_requests(name: str, tmp_path: Path) ->
             body = answer.rpartition(b"\r\n\r\n")[2]
             found[kind] = str(json.loads(body)["headers"] - 1) if status == "200" else status
     assert found == {**USUAL, **OWN.get(name, {})}
+
+
+@pytest.mark.parametrize("name", ["gunicorn gthread", "gunicorn sync"] if FULL else ["gunicorn gthread"])
+@pytest.mark.parametrize(
+    ("header", "answer"),
+    [("X-Other: /a", "200"), ("SCRIPT_NAME: /a", "200"), ("PATH_INFO: /c", "200"), ("Script-Name: /a", "400")],
+)
+def test_a_client_of_gunicorn_cannot_choose_the_mount(name: str, header: str, answer: str, tmp_path: Path) -> None:
+    """By default gunicorn would route another path than was asked for, for whoever connects from this machine."""
+    port, authority = free_port(), mesh(tmp_path)
+    listening = serving(tmp_path, command(name, tmp_path, port, "judged_"), port, authority)
+    with listening as server, socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as plain:
+        sock = server.caller("web").wrap_socket(plain)
+        sock.sendall(f"GET /a/b HTTP/1.1\r\nHost: x\r\n{header}{END}".encode())
+        found = everything(sock)
+        sock.close()
+    assert found.split(b" ", 2)[1].decode() == answer
+    if answer == "200":
+        assert json.loads(found.rpartition(b"\r\n\r\n")[2])["routed"] == ["", "/a/b"]
