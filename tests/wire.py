@@ -5,12 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +15,7 @@ from meshsec.spiffe import X509Bundle, X509BundleSet, X509Svid
 from meshsec.tls import StaticMaterial
 from pki import Key, TestCA, key_pem, pem
 
-__all__ = ["Outcome", "bundles", "careless", "https", "material", "meet", "shake_hands", "svid", "wired"]
+__all__ = ["Outcome", "bundles", "careless", "material", "meet", "shake_hands", "svid", "wired"]
 
 TIMEOUT: Final = 20.0
 
@@ -80,52 +77,6 @@ def meet(serve: Callable[[socket.socket], Any], call: Callable[[socket.socket], 
         served = pool.submit(_attempt, accepted, serve)
         called = _attempt(client, call)
         return served.result(), called
-
-
-class _Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        body = b"hello"
-        self.server.paths.append(self.path)  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.context = context
-        self.paths: list[str] = []
-        self.url = f"https://localhost:{self.server_port}"
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """The client's side of it is asserted."""
-
-
-@contextmanager
-def https(context: ssl.SSLContext) -> Iterator[_Server]:
-    """A real HTTPS server; ``paths`` are the requests that reached it, ``url`` where it listens."""
-    server = _Server(context)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def shake_hands(server: ssl.SSLObject, client: ssl.SSLObject) -> None:

@@ -67,6 +67,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Echo)
         self.context = context
+        self.url = f"https://localhost:{self.server_port}"
         self.requests: list[str] = []
         self.connections: list[tuple[int, bytes | None]] = []
 

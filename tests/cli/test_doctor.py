@@ -14,7 +14,8 @@ from meshsec.cli import main
 from meshsec.spiffe import X509BundleSet
 from meshsec.tls import StaticMaterial, server_context
 from pki import TestCA
-from wire import careless, https
+from wire import careless
+from world import serve
 
 AUTHORITY: Final = CertificateAuthority.create("td.example")
 
@@ -35,7 +36,7 @@ def material() -> StaticMaterial:
 
 def knock(context: ssl.SSLContext, *options: str) -> Result:
     """Serve, and run the doctor."""
-    with https(context) as server:
+    with serve(context) as server:
         return CliRunner().invoke(main, ["doctor", f"https://127.0.0.1:{server.server_port}/", *options])
 
 

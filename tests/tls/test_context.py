@@ -19,7 +19,8 @@ from requests.adapters import HTTPAdapter
 from meshsec.errors import ConfigError
 from meshsec.tls import MeshSSLContext, authorize_any, authorize_id, client_context, server_context
 from pki import TestCA
-from wire import bundles, careless, https, material, shake_hands, wired
+from wire import bundles, careless, material, shake_hands, wired
+from world import serve
 
 CA: Final = TestCA("td.example")
 WEB: Final = "spiffe://td.example/ns/prod/sa/web"
@@ -227,8 +228,8 @@ LIBRARIES: Final[dict[str, Callable[[ssl.SSLContext, str], bytes]]] = {
 def test_a_library_calls_and_leaves_the_context_as_it_was(library: str) -> None:
     """A certificate without any DNS name will do; afterwards the context is as strict as before."""
     server, client = both()
-    with https(server) as right:
-        assert LIBRARIES[library](client, right.url) == b"hello"
+    with serve(server) as right:
+        assert LIBRARIES[library](client, right.url) == f"localhost:{right.server_port}".encode()
     assert (client.verify_mode, client.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert client.cert_store_stats()["x509"] == 0
     still_strict(server, client)
@@ -239,10 +240,10 @@ def test_a_library_calls_and_leaves_the_context_as_it_was(library: str) -> None:
 def test_a_library_does_not_reach_an_impostor(library: str) -> None:
     """The twin: the same call to another workload of the mesh fails before a request is sent."""
     _, client = both()
-    with https(server_context(material(CA, "/ns/prod/sa/intruder"))) as wrong:
+    with serve(server_context(material(CA, "/ns/prod/sa/intruder"))) as wrong:
         with pytest.raises(Exception, match="expected is"):
             LIBRARIES[library](client, wrong.url)
-        assert wrong.paths == []
+        assert wrong.requests == []
 
 
 def test_a_public_certificate_is_worth_nothing() -> None:
