@@ -423,7 +423,7 @@ def test_running_client_contexts_see_new_names(tmp_path: Path, monkeypatch: pyte
     world = World()
     (tmp_path / "mesh.yaml").write_text(MESH + "allowNoPolicy: true\n")
     mesh = Mesh.load(tmp_path)
-    authorize = mesh._authorizer(None)
+    authorize = mesh._contexts.authorizer(None)
     authorize(world.id("reviews"), "reviews.prod")
     (tmp_path / "mesh.yaml").write_text(MESH.replace("sa/reviews", "sa/other") + "allowNoPolicy: true\n")
     look(mesh)

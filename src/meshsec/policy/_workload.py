@@ -5,16 +5,13 @@ This file must not know what a decision looks like to another enforcer: ``_envoy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import unquote_to_bytes
 
 from ..attributes import (
-    Attributes,
     AuthContext,
-    Bound,
     Connection,
     HttpRequest,
     Refusal,
@@ -36,28 +33,26 @@ from ..authn import (
     compile_peer_authentication,
     compile_request_authentication,
 )
-from ..authz import NO_CUSTOM, CompiledAuthorization, CompiledCustom, Verdict, compile_authorization, compile_custom
-from ..decision import Decision, Edits, Outcome, Reason
-from ..errors import ConfigError, Problem, TokenError
+from ..authz import NO_CUSTOM, CompiledAuthorization, CompiledCustom, compile_authorization, compile_custom
+from ..decision import Decision, Reason
+from ..errors import ConfigError, TokenError
 from ..resources import (
     Action,
     AuthorizationPolicy,
     MeshConfig,
-    MtlsMode,
     PeerAuthentication,
     RequestAuthentication,
     Resource,
     Workload,
 )
+from ._authorize import authorize
 from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
-from ._decisions import bad_request, by_verdict, legacy_refusal, peer_refusal, strictest, token_refusal
+from ._decisions import bad_request, legacy_refusal, token_refusal
 from ._envoy import envoy_config
+from ._peer import refuse_peer
+from ._select import refuse_both, refuse_root_selectors, select
 
 __all__ = ["NeedKeys", "WorkloadPolicy"]
-
-_Selectable = TypeVar("_Selectable", AuthorizationPolicy, RequestAuthentication)
-
-_DENIED: Final = "RBAC: access denied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +102,15 @@ class WorkloadPolicy:
         config = config or MeshConfig()
         resources = tuple(resources)
         peers = [item for item in resources if isinstance(item, PeerAuthentication)]
-        _refuse_root_selectors(peers, config)
-        requests = _select(resources, RequestAuthentication, workload, config)
-        policies = _select(resources, AuthorizationPolicy, workload, config)
+        refuse_root_selectors(peers, config)
+        requests = select(resources, RequestAuthentication, workload, config)
+        policies = select(resources, AuthorizationPolicy, workload, config)
         judging = [item for item in policies if item.spec.action is not Action.CUSTOM]
         custom = compile_custom([item for item in policies if item.spec.action is Action.CUSTOM], config=config)
         modes = compile_peer_authentication(peers, workload, config)
         legacy = compile_legacy(resources, workload, config)
         if legacy is not None:
-            _refuse_both(legacy, requests, modes, workload)
+            refuse_both(legacy, requests, modes, workload)
             modes = legacy.modes
         if not (modes.declared or requests or policies or config.allow_no_policy):
             raise ConfigError(
@@ -209,7 +204,7 @@ class WorkloadPolicy:
 
         Does not check that the peer's certificate is genuine: only its dates and its trust domain's name.
         """
-        refused = self._peer_refusal(connection, now)
+        refused = refuse_peer(self.modes, self.trust_domains, connection, now)
         if refused is not None:
             return AuthContext(None, None, refused)
         config = self.config
@@ -250,7 +245,7 @@ class WorkloadPolicy:
         error = token.error or self._binding_error(token.accepted, connection)
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts))
-        decision = self._authorize(connection, request, facts, token)
+        decision = authorize(self.rules, connection, request, facts, token)
         return AuthContext(connection.peer, token.principal, decision)
 
     def _judge_legacy(
@@ -274,7 +269,7 @@ class WorkloadPolicy:
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts))
         known = replace(connection, peer=found.peer)
-        decision = self._authorize(known, request, facts, TokenResult(found.judged), found.bound)
+        decision = authorize(self.rules, known, request, facts, TokenResult(found.judged), found.bound)
         return AuthContext(found.peer, found.principal, decision)
 
     def _binding_error(
@@ -289,111 +284,9 @@ class WorkloadPolicy:
             return error
         return None
 
-    def _peer_refusal(self, connection: Connection, now: float) -> Decision | None:
-        peer = connection.peer
-        if connection.rejected is not None:
-            return peer_refusal(connection.rejected, "the certificate this connection began with no longer holds")
-        if peer is not None and peer.not_after is not None and not now < peer.not_after:
-            return peer_refusal(Reason.PEER_EXPIRED, f"the certificate of {peer.id} has expired")
-        if peer is not None and peer.id.trust_domain.name not in self.trust_domains:
-            return peer_refusal(Reason.PEER_DISTRUSTED, f"{peer.id} is of a trust domain that is not trusted here")
-        mode = self.modes.mode(connection.destination_port)
-        if mode is MtlsMode.DISABLE:
-            if connection.tls or peer is not None:
-                return peer_refusal(Reason.TLS_NOT_EXPECTED, "TLS is disabled on this port")
-        elif peer is None and (mode is MtlsMode.STRICT or connection.tls):
-            return peer_refusal(Reason.PEER_REQUIRED, f"no verified peer, and this port is {mode}")
-        return None
-
-    def _authorize(
-        self,
-        connection: Connection,
-        request: HttpRequest,
-        facts: RequestFacts,
-        token: TokenResult,
-        bound: Bound | None = None,
-    ) -> Decision:
-        """Judge every reading of the path; the first refusal wins, so the strictest reading does."""
-        verdict, attributes = self._verdict(connection, token.seen or facts, token.principal, bound)
-        details: Callable[[], str] = partial(self.rules.explain, attributes)
-        if not verdict.allowed:
-            return by_verdict(verdict, Outcome.DENY, _DENIED, details)
-        raw = facts.target.raw if token.query is None else _with_query(facts.target.path, token.query)
-        if raw == request.target and not token.remove_headers and not token.add_headers:
-            return by_verdict(verdict, Outcome.ALLOW, "", details)
-        edits = Edits(None if raw == request.target else raw, token.remove_headers, token.add_headers)
-        return by_verdict(verdict, Outcome.ALLOW, "", details, edits)
-
-    def _verdict(
-        self, connection: Connection, facts: RequestFacts, principal: RequestPrincipal | None, bound: Bound | None
-    ) -> tuple[Verdict, Attributes]:
-        readings = facts.target.readings
-        if len(readings) == 1:
-            attributes = Attributes(connection, facts, readings[0], principal, bound)
-            return self.rules.evaluate(attributes), attributes
-        found: list[tuple[Verdict, Attributes]] = []
-        for path in readings:
-            attributes = Attributes(connection, facts, path, principal, bound)
-            found.append((self.rules.evaluate(attributes), attributes))
-            if not found[-1][0].allowed:
-                return found[-1]
-        # Of several readings that all pass, the first is told, with what any of them was marked with.
-        verdict, attributes = found[0]
-        audited = dict.fromkeys(name for other, _ in found for name in other.audited)
-        return replace(
-            verdict, audited=tuple(audited), dry_run=strictest(other.dry_run for other, _ in found)
-        ), attributes
-
-
-def _applies(item: AuthorizationPolicy | RequestAuthentication, workload: Workload, config: MeshConfig) -> bool:
-    """Namespace and selector; a policy with targetRefs is for gateways and never for a workload."""
-    if item.spec.target_refs or item.namespace not in (workload.namespace, config.root_namespace):
-        return False
-    selector = item.spec.selector
-    return selector is None or selector.matches(workload.labels)
-
-
-def _select(
-    resources: Iterable[Resource], kind: type[_Selectable], workload: Workload, config: MeshConfig
-) -> list[_Selectable]:
-    return [item for item in resources if isinstance(item, kind) and _applies(item, workload, config)]
-
-
-def _refuse_root_selectors(peers: Iterable[PeerAuthentication], config: MeshConfig) -> None:
-    """Istio ignores these without a word, so that a STRICT is silently not applied: refused here."""
-    problems = [
-        Problem(
-            "a PeerAuthentication with a selector has no effect in the root namespace: move it to the workload's",
-            source=item.location,
-            resource=f"PeerAuthentication {item.id}",
-            field="spec.selector",
-        )
-        for item in peers
-        if item.namespace == config.root_namespace and item.spec.selector and item.spec.selector.match_labels
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _refuse_both(
-    legacy: CompiledLegacy, requests: Sequence[RequestAuthentication], modes: PeerModes, workload: Workload
-) -> None:
-    """Istio read both at once and let one win, which was not always the one that its owner thought of."""
-    today = [f"RequestAuthentication {item.id}" for item in requests]
-    today += ["a PeerAuthentication"] if modes.declared else []
-    if today:
-        both = (
-            f"applies to workload {workload.name} beside {', '.join(today)}: a workload has legacy kinds or today's"
-        )
-        raise ConfigError(Problem(both, item.location, resource=f"{item.kind} {item.id}") for item in legacy.applied)
-
 
 def _inside(path: str, mount: str) -> bool:
     """Whether the application that is mounted at ``mount`` would be reached by the normalized path."""
     decoded = unquote_to_bytes(path).decode("latin-1")
     prefix = mount.rstrip("/")
     return decoded == prefix or decoded.startswith(prefix + "/")
-
-
-def _with_query(path: str, query: str) -> str:
-    return f"{path}?{query}" if query else path

@@ -12,18 +12,18 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from . import tls
-from .attributes import AuthContext, Connection, HttpRequest, PeerIdentity
-from .decision import Decision, Reason
-from .errors import ConfigError, SvidError
-from .middleware import Transport
-from .naming import SecureNaming
-from .policy import WorkloadPolicy
-from .resources import MeshConfig, MtlsMode, Resource, Workload
-from .sources import (
+from .. import tls
+from ..attributes import AuthContext, Connection, HttpRequest
+from ..decision import Decision
+from ..errors import ConfigError
+from ..middleware import Transport
+from ..naming import SecureNaming
+from ..policy import WorkloadPolicy
+from ..resources import MeshConfig, Resource, Workload
+from ..sources import (
     Authorizers,
     Dialled,
     Driver,
@@ -37,19 +37,17 @@ from .sources import (
     kept_identity,
     read_settled,
 )
-from .spiffe import SpiffeId, TrustDomain
+from ._evidence import Evidence
+from ._tls_contexts import Authorize, TlsContexts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from starlette.types import ASGIApp
 
-    from .middleware.asgi import MeshMiddleware as AsgiMiddleware
-    from .middleware.wsgi import MeshMiddleware as WsgiMiddleware
+    from ..middleware.asgi import MeshMiddleware as AsgiMiddleware
+    from ..middleware.wsgi import MeshMiddleware as WsgiMiddleware
 
-__all__ = ["Authorize", "Mesh"]
-
-Authorize = str | SpiffeId | TrustDomain | Collection[str | SpiffeId] | Callable[[SpiffeId, str | None], None]
-"""Who may answer: an ID, a set of them, a whole trust domain, or a function that raises SvidError."""
+__all__ = ["Mesh"]
 
 _Function = TypeVar("_Function", bound=Provider)
 
@@ -91,10 +89,12 @@ class Mesh:
         self._driver = Driver(self._policies, self._keys, self._authorizers)
         self._outgoing: ssl.SSLContext | None = None
         self._identity = None if identity is None else kept_identity(identity, workload, first.config)
+        material = None if self._identity is None else self._identity.material
+        self._evidence = Evidence(material)
+        self._contexts = TlsContexts(self._policies, material)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._running = False
-        self._contexts: weakref.WeakSet[tls.MeshSSLContext] = weakref.WeakSet()
         if self.config.compatibility == "istio":
             _log.warning("compatibility: istio turns every safer reading of ours back to Istio's")
         _meshes.add(self)
@@ -152,20 +152,7 @@ class Mesh:
 
     def connection(self, transport: Transport | None) -> Connection:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
-        if transport is None:
-            return Connection()
-        verified = self._evidence(transport)
-        peer, rejected = self._recheck(verified)
-        return Connection(
-            source_ip=transport.source_ip,
-            destination_ip=transport.destination_ip,
-            destination_port=transport.destination_port,
-            peer=peer,
-            sni=verified.sni if verified else None,
-            tls=transport.tls is not None and not tls.is_plaintext(transport.tls),
-            rejected=rejected,
-            unix=transport.unix,
-        )
+        return self._evidence.connection(transport)
 
     def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
@@ -186,27 +173,7 @@ class Mesh:
         return (await self.judge_async(connection, request)).decision
 
     def _as_forwarded(self, connection: Connection, request: HttpRequest) -> Connection:
-        material = None if self._identity is None else self._identity.material
-        return believed(connection, request, self.config, material, now=time.time())
-
-    def _evidence(self, transport: Transport) -> tls.VerifiedPeer | None:
-        """Our own TLS's verdict; a certificate that another's TLS took is judged here, at every request."""
-        if transport.chain and self._identity is not None:
-            try:
-                return tls.verify_presented(transport.chain, self._identity.material, now=time.time())
-            except SvidError as error:
-                _log.info("a client's certificate is not believed: %s", error)
-                return None
-        return tls.verified_peer(transport.tls)
-
-    def _recheck(self, peer: tls.VerifiedPeer | None) -> tuple[PeerIdentity | None, Reason | None]:
-        if peer is None or self._identity is None:
-            return None, None
-        try:
-            peer = tls.recheck(peer, self._identity.material, now=time.time())
-        except SvidError as error:
-            return None, Reason.PEER_EXPIRED if error.code == Reason.PEER_EXPIRED else Reason.PEER_DISTRUSTED
-        return PeerIdentity(peer.id, peer.certificate_sha256, peer.not_after), None
+        return believed(connection, request, self.config, self._evidence.material, now=time.time())
 
     # ---------------------------------------------------------------- external authorizers
 
@@ -245,13 +212,13 @@ class Mesh:
 
     def asgi(self, app: ASGIApp) -> AsgiMiddleware:
         """Protect an ASGI application."""
-        from .middleware.asgi import MeshMiddleware
+        from ..middleware.asgi import MeshMiddleware
 
         return MeshMiddleware(app, self)
 
     def wsgi(self, app: WSGIApplication) -> WsgiMiddleware:
         """Protect a WSGI application."""
-        from .middleware.wsgi import MeshMiddleware
+        from ..middleware.wsgi import MeshMiddleware
 
         return MeshMiddleware(app, self)
 
@@ -269,19 +236,9 @@ class Mesh:
         Raises:
             ConfigError: the workload has no identity, or PeerAuthentication says DISABLE for the port.
         """
-        if self._policies.current.policy.modes.mode(port) is MtlsMode.DISABLE:
-            raise ConfigError(f"the workload's policy disables TLS on port {port}: serve it without a context")
+        context = self._contexts.server(port)
         self.start()
-        context = tls.server_context(
-            self._material(),
-            plaintext=lambda: self._takes_plaintext(port),
-            minimum=self.config.min_tls_version,
-        )
-        return self._followed(context)
-
-    def _takes_plaintext(self, port: int | None) -> bool:
-        modes = self._policies.current.policy.modes
-        return port is not None and modes.declared and modes.mode(port) is MtlsMode.PERMISSIVE
+        return context
 
     def client_context(self, authorize: Authorize | None = None) -> tls.MeshSSLContext:
         """An SSL context that rotates, presents our SVID and checks who answers before a byte is sent.
@@ -292,36 +249,9 @@ class Mesh:
         Raises:
             ConfigError: the workload has no identity.
         """
+        context = self._contexts.client(authorize)
         self.start()
-        context = tls.client_context(
-            self._material(), authorize=self._authorizer(authorize), minimum=self.config.min_tls_version
-        )
-        return self._followed(context)
-
-    def _followed(self, context: tls.MeshSSLContext) -> tls.MeshSSLContext:
-        """Built anew by our own thread when a certificate or an authority changes, so that no event loop has to."""
-        with self._lock:
-            self._contexts.add(context)
         return context
-
-    def _material(self) -> tls.MaterialSource:
-        if self._identity is None:
-            raise ConfigError(f"workload {self.workload.name} has no identity: it cannot use mutual TLS")
-        return self._identity.material
-
-    def _authorizer(self, authorize: Authorize | None) -> tls.Authorizer:
-        if authorize is None:
-            return self._authorize_by_name
-        if isinstance(authorize, TrustDomain):
-            return tls.authorize_member_of(authorize)
-        if callable(authorize):
-            return authorize
-        ids = [authorize] if isinstance(authorize, str | SpiffeId) else authorize
-        return tls.authorize_one_of([SpiffeId.parse(item) if isinstance(item, str) else item for item in ids])
-
-    def _authorize_by_name(self, peer: SpiffeId, server_hostname: str | None) -> None:
-        """By the naming in force at each handshake, not by the one a context was made under."""
-        self.naming.authorize(peer, server_hostname)
 
     # ---------------------------------------------------------------- living
 
@@ -356,10 +286,7 @@ class Mesh:
         if self._identity is None:
             return
         self._identity.refresh(time.time())
-        with self._lock:
-            contexts = list(self._contexts)
-        for context in contexts:
-            context.prepare()
+        self._contexts.prepare()
 
     def _after_fork(self) -> None:
         """Threads and held locks do not survive a fork: begin anew, lazily."""
@@ -367,6 +294,7 @@ class Mesh:
         self._stop = threading.Event()
         self._running = False
         self._authorizers.forget_threads()
+        self._contexts.after_fork()
 
     def __enter__(self) -> Self:
         self.start()
