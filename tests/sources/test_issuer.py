@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 
 from meshsec.authn import KeySource, NeedKeys
 from meshsec.ca import CertificateAuthority
-from meshsec.errors import KeysUnavailableError
-from meshsec.resources import IssuerConfig
+from meshsec.errors import ConfigError, KeysUnavailableError
+from meshsec.resources import IssuerConfig, KeysConfig, load_mesh
 from meshsec.sources import KeyStore
 from meshsec.sources._issuer import IssuerFetch
+from meshsec.sources._proxy import Proxy, proxy_for
 from tokens import jwks, key_set, signing_key
 
 TOKEN = "service-account-token"
@@ -129,3 +132,169 @@ def test_files_are_read_anew(issuer: Issuer) -> None:
         Path(file).unlink()
         with pytest.raises(KeysUnavailableError, match=r"no authorities|the token"):
             found(f"{issuer.url}/a", timeout=5)
+
+
+# ------------------------------------------------------------------------------------------------ proxies
+
+
+class Tunnels:
+    """An HTTP proxy on the loopback that opens tunnels, always to where it is told to, and knows their heads."""
+
+    def __init__(self, port: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
+        self.heads: list[bytes] = []
+        self._answer, self._port = answer, port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head and (more := client.recv(4096)):
+                head += more
+            self.heads.append(head)
+            client.sendall(self._answer)
+            if b" 200 " in self._answer:
+                there = socket.create_connection(("127.0.0.1", self._port))
+                ways = [threading.Thread(target=_pass, args=pair) for pair in ((client, there), (there, client))]
+                for way in ways:
+                    way.start()
+                for way in ways:
+                    way.join()
+                there.close()
+            client.close()
+
+    def close(self) -> None:
+        """Stop."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def _pass(one: socket.socket, other: socket.socket) -> None:
+    with suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def tunnels(issuer: Issuer) -> Iterator[Tunnels]:
+    """A proxy whose tunnels all end at the issuer."""
+    found = Tunnels(issuer.server.server_port)
+    yield found
+    found.close()
+
+
+def through(issuer: Issuer, proxy: str | None, home: str | None = None) -> IssuerFetch:
+    """Asks the issuer through a proxy."""
+    return IssuerFetch(KeySource(home or issuer.url), IssuerConfig(ca_file=issuer.ca_file), proxy)
+
+
+def test_a_proxy_opens_a_tunnel_and_sees_nothing(issuer: Issuer, tunnels: Tunnels) -> None:
+    """It learns the server's name; TLS, and the check of that name, is between the server and us."""
+    asked = "https://localhost:8443"  # a name that the proxy resolves: here nobody listens there
+    token = IssuerConfig(ca_file=issuer.ca_file, token_file=issuer.token_file)
+    assert IssuerFetch(KeySource(asked), token, tunnels.url)(f"{asked}/jwks", timeout=5).body == BODY
+    [head] = tunnels.heads
+    assert head.startswith(b"CONNECT localhost:8443 HTTP/1.")
+    assert b"jwks" not in head
+    assert TOKEN.encode() not in head
+    assert issuer.seen == [("/jwks", f"Bearer {TOKEN}")]
+    with pytest.raises(KeysUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+        through(issuer, tunnels.url)("https://other.example/jwks", timeout=5)
+
+
+def test_a_store_asks_through_the_proxy_of_the_mesh_or_of_the_issuer(issuer: Issuer, tunnels: Tunnels) -> None:
+    """The issuer's own wins; ``none`` is one, too."""
+    source = KeySource(issuer.url, f"{issuer.url}/jwks")
+    dead = "http://127.0.0.1:9"
+    for mesh_wide, own, expected in [
+        (None, None, (True, 0)),
+        (tunnels.url, None, (True, 1)),
+        (dead, tunnels.url, (True, 2)),
+        (dead, None, (False, 2)),
+        (dead, "none", (True, 2)),
+    ]:
+        settings = {issuer.url: IssuerConfig(ca_file=issuer.ca_file, proxy=own)}
+        store = KeyStore([source], KeysConfig(proxy=mesh_wide), issuers=settings)
+        store.wait(NeedKeys((source,)))
+        assert (store.snapshot()[source].keys is not None, len(tunnels.heads)) == expected
+
+
+def test_the_environment_is_asked_only_where_it_may_be(
+    issuer: Issuer, tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``proxy: environment``: HTTPS_PROXY with its password, unless NO_PROXY names the host."""
+    monkeypatch.setenv("HTTPS_PROXY", tunnels.url.replace("//", "//user:p%40ss@"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for setting in (None, "none"):
+        assert through(issuer, setting)(issuer.url, timeout=5).body == BODY
+    assert tunnels.heads == []
+    assert through(issuer, "environment")(issuer.url, timeout=5).body == BODY
+    assert b"proxy-authorization: Basic dXNlcjpwQHNz\r\n" in tunnels.heads.pop()
+    monkeypatch.setenv("NO_PROXY", "other.example,localhost")
+    assert through(issuer, "environment")(issuer.url, timeout=5).body == BODY
+    assert tunnels.heads == []
+
+
+@pytest.mark.parametrize("text", ["https://proxy.example:1", "socks5://proxy.example:1", "http://", "http://p:x"])
+def test_a_proxy_that_cannot_be_used_is_not_passed_by(
+    issuer: Issuer, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever says that there is one does not want it any other way; the variable's text is in no message."""
+    monkeypatch.setenv("HTTPS_PROXY", text)
+    with pytest.raises(KeysUnavailableError, match=r"proxy is no http://host:port$"):
+        through(issuer, "environment")(issuer.url, timeout=5)
+    assert issuer.seen == []
+
+
+def test_plain_http_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could change the keys."""
+    assert proxy_for("http://proxy.example:3128", "http://issuer.example/jwks") is None
+    assert proxy_for("http://proxy.example:3128", "https://issuer.example/jwks") == Proxy("proxy.example", 3128)
+
+
+@pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"403 Forbidden", b"302 Found"])
+def test_a_proxy_that_refuses_is_no_answer(issuer: Issuer, status: bytes) -> None:
+    """Whatever it says."""
+    refusing = Tunnels(issuer.server.server_port, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(KeysUnavailableError, match=status.decode()[:3]):
+        through(issuer, refusing.url)(issuer.url, timeout=5)
+    refusing.close()
+
+
+def test_the_address_guard_holds_for_proxies_and_through_them(issuer: Issuer, tunnels: Tunnels) -> None:
+    """A proxy at a metadata address is not dialled; through one, no such address is asked for."""
+    for proxy, url in [
+        ("http://169.254.169.254:80", issuer.url),
+        (tunnels.url, "https://169.254.169.254/"),
+        (tunnels.url, "https://[fd00:ec2::254]/"),
+        (tunnels.url, "https://[::ffff:100.100.100.200]/"),
+    ]:
+        with pytest.raises(KeysUnavailableError, match="link-local and metadata"):
+            through(issuer, proxy)(url, timeout=5)
+    assert tunnels.heads == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy.example:3128", "http://proxy.example", "https://proxy.example:3128", "http://a:b@proxy.example:3128",
+        "http://proxy.example:0", "http://proxy.example:65536", "http://proxy.example:1/path", "Environment", "",
+    ],
+)  # fmt: skip
+def test_a_proxy_is_written_down_in_one_way(tmp_path: Path, text: str) -> None:
+    """``http://host:port``, ``environment`` or ``none``; a password has no place in mesh.yaml."""
+    for good in ("http://proxy.example:3128", "http://[::1]:3128/", "environment", "none"):
+        (tmp_path / "mesh.yaml").write_text(f"keys: {{proxy: '{good}'}}\nissuers: {{i: {{proxy: '{good}'}}}}")
+        config = load_mesh(tmp_path).config
+        assert (config.keys.proxy, config.issuers["i"].proxy) == (good, good)
+    (tmp_path / "mesh.yaml").write_text(f"keys: {{proxy: '{text}'}}")
+    with pytest.raises(ConfigError, match=r"mesh.yaml:1:.*proxy"):
+        load_mesh(tmp_path)

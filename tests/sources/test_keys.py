@@ -117,6 +117,55 @@ def test_a_flood_of_unknown_keys_makes_one_fetch_per_cooldown(body: Script) -> N
         assert len(world.asked) <= 11
 
 
+def lost(*kids: str) -> NeedKeys:
+    """A question about tokens that name these keys."""
+    return NeedKeys((SOURCE,), kids)
+
+
+def asks(world: World, question: NeedKeys, seconds: int) -> list[int]:
+    """When, in whole seconds from now, somebody who asks all the time causes a fetch."""
+    began, moments = world.now, []
+    for second in range(seconds):
+        world.now = began + second
+        before = len(world.asked)
+        world.store.wait(question)
+        moments += [second] * (len(world.asked) - before)
+    return moments
+
+
+def test_a_key_that_is_not_there_is_looked_for_ever_more_rarely() -> None:
+    """Twice the pause each time, at most ``refresh``; another name, or none, is not held up by it."""
+    assert asks(World().warm(), lost("gone"), 1200) == [0, 30, 90, 210, 450, 750, 1050]
+    assert asks(World().warm(), lost(), 100) == [0, 30, 60, 90]
+    world = World().warm()
+    asks(world, lost("gone"), 100)
+    assert asks(world, lost("gone", "other"), 25) == [21]
+
+
+def test_a_key_that_was_missed_is_found_when_it_comes() -> None:
+    """With the next look, whoever asked for it; and nothing is remembered against it while the issuer is down."""
+    world = World().warm()
+    assert asks(world, lost("new"), 31) == [0, 30]
+    world.body = KeysUnavailableError("down")
+    assert asks(world, lost("new"), 200) == [60, 90, 120, 150, 180]
+    world.body = NEW_BODY
+    asks(world, lost("new"), 31)
+    assert world.state().keys == NEW
+
+
+def test_what_was_missed_is_remembered_within_bounds() -> None:
+    """Many names, and long ones."""
+    world = World().warm()
+    for number in range(600):
+        world.store.wait(lost(f"kid-{number}"))
+        world.store.wait(lost("x" * 257))
+        world.now += CONFIG.cooldown
+    (shelf,) = world.store._shelves.values()
+    assert len(shelf.missed) == 256
+    assert "kid-599" in shelf.missed
+    assert max(map(len, shelf.missed)) == 7
+
+
 def test_threads_share_one_fetch() -> None:
     """Many threads ask at once for a cold set: one request goes out."""
     world = World()
@@ -593,24 +642,36 @@ def test_no_cache_where_it_is_switched_off() -> None:
     assert world.state().cache is None
 
 
+NOW_DATE, LATER_DATE = "Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:01:40 GMT"
+
+
 @pytest.mark.parametrize(
-    ("line", "soonest", "latest"),
+    ("headers", "soonest", "latest"),
     [
-        (None, 240, 300),
-        ("public", 240, 300),
-        ("max-age=100", 80, 100),
-        ('public, Max-Age="100", must-revalidate', 80, 100),
-        ("max-age=0", 24, 30),
-        ("no-store", 24, 30),
-        ("no-cache, max-age=900", 24, 30),
-        ("max-age=-1", 24, 30),
-        ("max-age=1e9", 24, 30),
-        ("max-age=99999999999999999999", 240, 300),
+        ({}, 240, 300),
+        ({"cache-control": "public"}, 240, 300),
+        ({"cache-control": "max-age=100"}, 80, 100),
+        ({"cache-control": 'public, Max-Age="100", must-revalidate'}, 80, 100),
+        ({"cache-control": "max-age=0"}, 24, 30),
+        ({"cache-control": "no-store"}, 24, 30),
+        ({"cache-control": "no-cache, max-age=900"}, 24, 30),
+        ({"cache-control": "max-age=-1"}, 24, 30),
+        ({"cache-control": "max-age=1e9"}, 24, 30),
+        ({"cache-control": "max-age=99999999999999999999"}, 240, 300),
+        ({"cache-control": "max-age=150", "age": "50"}, 80, 100),
+        ({"cache-control": "max-age=100", "age": "900"}, 24, 30),
+        ({"cache-control": "max-age=100", "age": "soon"}, 80, 100),
+        ({"expires": LATER_DATE, "date": NOW_DATE}, 80, 100),
+        ({"expires": LATER_DATE, "date": NOW_DATE, "cache-control": "max-age=200"}, 160, 200),
+        ({"expires": NOW_DATE, "date": LATER_DATE}, 24, 30),
+        ({"expires": "0", "date": NOW_DATE}, 24, 30),
+        ({"expires": "Sun, 99 Nov 2026 12:00:00 GMT", "date": NOW_DATE}, 24, 30),
+        ({"expires": "Fri, 31 Dec 9999 23:59:59 GMT", "date": NOW_DATE}, 240, 300),
+        ({"expires": LATER_DATE}, 240, 300),
     ],
 )
-def test_a_server_may_ask_to_be_fetched_sooner(line: str | None, soonest: float, latest: float) -> None:
+def test_a_server_may_ask_to_be_fetched_sooner(headers: dict[str, str], soonest: float, latest: float) -> None:
     """Within bounds: never more often than the cooldown, never more rarely than ``refresh``."""
-    headers = {} if line is None else {"cache-control": line}
     world = World(body=FetchResult(200, OLD_BODY, headers))
     world.store.wait(NEED)
     (shelf,) = world.store._shelves.values()

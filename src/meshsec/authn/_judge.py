@@ -12,12 +12,12 @@ from .._values import quick
 from ..decision import Reason
 from ..errors import TokenError
 from ._cache import LONGEST, token_digest
-from ._keys import KeySnapshot, KeySource
+from ._keys import KeySnapshot, KeySource, Refused
 from ._locate import Location
 from ._rule import Rule
 from ._token import UnverifiedToken, VerifiedToken, read_token
 
-__all__ = ["Accepted", "Refused", "judge", "judge_text", "missing"]
+__all__ = ["Accepted", "judge", "judge_text", "missing"]
 
 
 @quick
@@ -28,14 +28,6 @@ class Accepted:
     rule: Rule
     location: Location
     token: VerifiedToken
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A token that held against none: the last reason, and the key sets that, fetched anew, may change it."""
-
-    error: TokenError
-    askable: tuple[KeySource, ...]
 
 
 def judge_text(
@@ -89,7 +81,8 @@ def judge(
             error = refusal
             if state.fetchable and rule.source and _is_about_keys(refusal, token):
                 askable.append(rule.source)
-    return Refused(error or TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER), tuple(askable))
+    error = error or TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
+    return Refused(error, tuple(askable), token.unverified_kid)
 
 
 def missing() -> TokenError:
@@ -100,5 +93,5 @@ def missing() -> TokenError:
 def _is_about_keys(error: TokenError, token: UnverifiedToken) -> bool:
     """Whether other keys may change the verdict: a token that names no key may be signed by one we have not seen."""
     if error.code == Reason.JWT_SIGNATURE:
-        return not token.names_key
+        return not token.unverified_kid
     return error.code in (Reason.KEYS_UNAVAILABLE, Reason.JWT_UNKNOWN_KEY)

@@ -5,14 +5,15 @@ Values only. Ages, cooldowns and waiting are the affair of whoever answers; this
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
+from ..errors import TokenError
 from ..jose import KeySet
 from ._cache import TokenCache
 
-__all__ = ["KeySnapshot", "KeySource", "KeyState", "NeedKeys"]
+__all__ = ["KeySnapshot", "KeySource", "KeyState", "NeedKeys", "Refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,32 @@ class NeedKeys:
 
     Attributes:
         sources: any of them may hold the key; at least one.
+        unverified_kids: what the tokens in question call their keys; empty where one of them names none. Says
+            nothing about which question it is.
     """
 
     sources: tuple[KeySource, ...]
+    unverified_kids: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def of(cls, refusals: Iterable[Refused]) -> Self:
+        """The question that several refusals make together."""
+        refusals = tuple(refusals)
+        kids = tuple(refusal.unverified_kid for refusal in refusals)
+        sources = dict.fromkeys(source for refusal in refusals for source in refusal.askable)
+        return cls(tuple(sources), kids if all(kids) else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token that held against none of its rules.
+
+    Attributes:
+        error: the last reason.
+        askable: the key sets that, fetched anew, may change it.
+        unverified_kid: what the token calls its key; empty where it names none.
+    """
+
+    error: TokenError
+    askable: tuple[KeySource, ...]
+    unverified_kid: str

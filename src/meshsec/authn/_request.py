@@ -18,7 +18,7 @@ from ..decision import Reason
 from ..errors import ConfigError, KeysUnavailableError, Problem, TokenError
 from ..resources import Compatibility, RequestAuthentication
 from ._judge import Accepted, judge_text, missing
-from ._keys import KeySnapshot, KeySource, NeedKeys
+from ._keys import KeySnapshot, KeySource, NeedKeys, Refused
 from ._locate import Location, Place, without_parameters
 from ._requirement import walk_as_istio
 from ._rule import Rule, Trigger
@@ -111,17 +111,17 @@ class CompiledRequestAuthentication:
         readings = facts.target.readings
         active = [rule for rule in self.rules if rule.trigger is None or rule.trigger.fires(readings)]
         accepted: list[Accepted] = []
-        needed: list[KeySource] = []
+        needed: list[Refused] = []
         for location, text in _tokens(active, facts).items():
             found = judge_text(text, location, [rule for rule in active if location in rule.locations], keys, now)
             if isinstance(found, Accepted):
                 accepted.append(found)
             elif ask and found.askable:
-                needed += found.askable
+                needed.append(found)
             else:
                 raise found.error
         if needed:
-            return NeedKeys(tuple(dict.fromkeys(needed)))
+            return NeedKeys.of(needed)
         if any(rule.trigger for rule in active) and not any(item.rule.trigger for item in accepted):
             raise missing()
         return sorted(accepted, key=lambda item: self.rules.index(item.rule))

@@ -17,7 +17,7 @@ from ..attributes import RequestFacts
 from ..decision import Reason
 from ..errors import TokenError
 from ._judge import Accepted, judge, missing
-from ._keys import KeySnapshot, KeySource, NeedKeys
+from ._keys import KeySnapshot, NeedKeys, Refused
 from ._locate import Location, Place, without_parameters
 from ._rule import Rule
 from ._token import read_token
@@ -41,8 +41,8 @@ def walk_as_istio(
     if failure is not None and len(rules) > 1:
         failure = _any(iter((failure, _all(walk.outcomes(rules)))))
     if failure is not None and failure.code != Reason.JWT_MISSING:
-        if ask and walk.askable:
-            return NeedKeys(tuple(dict.fromkeys(walk.askable)))
+        if ask and walk.refused:
+            return NeedKeys.of(walk.refused)
         raise failure
     return walk
 
@@ -55,14 +55,14 @@ class Walk:
         seen: the request as it is by now: without the tokens that are spent, and without what a client put into the
             headers that the rules asked so far make of claims; with what these rules did put there.
         accepted: the tokens that held, the one that is the identity last.
-        askable: the key sets that may change the verdict.
+        refused: the tokens that other keys may hold for.
     """
 
     seen: RequestFacts
     keys: KeySnapshot
     now: float
     accepted: list[Accepted] = field(default_factory=list)
-    askable: list[KeySource] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
 
     def outcomes(self, rules: Iterable[Rule]) -> Iterator[TokenError | None]:
         """Rule after rule, as far as they are asked for: None where it holds."""
@@ -86,7 +86,7 @@ class Walk:
         except TokenError as error:
             return error
         if not isinstance(verdict, Accepted):
-            self.askable += verdict.askable
+            self.refused += [verdict] if verdict.askable else []
             return verdict.error
         self.accepted.append(verdict)
         if not rule.forward:

@@ -48,9 +48,9 @@ class UnverifiedToken:
     _claims: Mapping[str, Any] = field(repr=False)
 
     @property
-    def names_key(self) -> bool:
-        """Whether its header says which key signed it."""
-        return bool(self._jws.unverified_header.get("kid"))
+    def unverified_kid(self) -> str:
+        """What its header calls the key that signed it; empty where it names none."""
+        return str(self._jws.unverified_header.get("kid") or "")
 
     def verify(self, profile: TokenProfile, keys: KeySet, now: float) -> VerifiedToken:
         """Check signature, types, issuer, times and audience, in this order; for Istio the signature comes last.

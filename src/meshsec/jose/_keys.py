@@ -101,6 +101,16 @@ class VerificationKey:
         check = self._verifiers.get(algorithm)
         return check is not None and check(signature, message)
 
+    def public_jwk(self) -> dict[str, str]:
+        """What :meth:`parse` made of it, as a JWK. Raises ValueError for a shared secret."""
+        kind = self.material[0]
+        if kind not in _PUBLIC_MEMBERS:
+            raise ValueError("a shared secret has no public half")
+        name = {} if self.kid is None else {"kid": self.kid}
+        algorithm = {"alg": next(iter(self.algorithms))} if self.declares_algorithm else {}
+        members = dict(zip(_PUBLIC_MEMBERS[kind], self.material, strict=False))
+        return {**members, **name, "use": "sig", **algorithm}
+
 
 _Read = tuple[Key, frozenset[str], tuple[str, ...]]
 
@@ -134,6 +144,7 @@ def _read_secret(jwk: Mapping[str, Any]) -> _Read:
     return OctKey.import_key({"kty": "oct", "k": k}), frozenset({alg}), ("oct", k)
 
 
+_PUBLIC_MEMBERS: Final = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
 _READERS: Final = {"RSA": _read_rsa, "EC": _read_ec, "OKP": _read_okp, "oct": _read_secret}
 
 

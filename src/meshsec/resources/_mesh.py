@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
@@ -20,12 +21,13 @@ from ..errors import SpiffeIdError
 from ..matching import IpBlock, parse_ip
 from ..spiffe import SpiffeId, TrustDomain
 from ._extension_providers import ExtAuthzHttp
-from ._issuers import IssuerConfig
+from ._issuers import IssuerConfig, ProxySetting
 from ._model import Flag, Text, checked, is_token
 
 __all__ = [
     "AmbiguousPaths",
     "Compatibility",
+    "FilePath",
     "ForwardedIdentity",
     "IdentityConfig",
     "KeysConfig",
@@ -74,6 +76,12 @@ def _https_url(text: str) -> None:
         raise ValueError("the https URL of a server belongs here, such as https://ca.mesh:8444, without a path")
 
 
+def _path(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("a path holds no NUL character")
+
+
+FilePath = Annotated[Text, checked(_path)]
 TrustDomainName = Annotated[Text, checked(_trust_domain)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
@@ -179,6 +187,9 @@ class ForwardedIdentity:
     unix_socket: Flag = False
 
 
+_OF_ISSUERS: Final = ("refresh", "max_stale", "cooldown", "timeout", "proxy")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
     """How JSON Web Key Sets are kept; times in seconds.
@@ -189,6 +200,9 @@ class KeysConfig:
         cooldown: the least time between two fetches that an unknown key asked for.
         timeout: the whole budget of one fetch.
         token_cache: whether a verified token is remembered as long as its key set and the token itself last.
+        cache: a folder where good sets (public keys) are kept for the next process; None: nowhere.
+        proxy: ``http://host:port``, through which https servers are asked; ``environment``: as HTTPS_PROXY and
+            NO_PROXY say; ``none`` or None: they are dialled directly, whatever the environment says.
     """
 
     refresh: Seconds = 300.0
@@ -196,10 +210,16 @@ class KeysConfig:
     cooldown: Seconds = 30.0
     timeout: Seconds = 5.0
     token_cache: Flag = True
+    cache: FilePath | None = None
+    proxy: ProxySetting | None = None
+
+    def below(self, folder: Path) -> KeysConfig:
+        """The same, its folder seen from the current one."""
+        return replace(self, cache=str(folder / self.cache)) if self.cache else self
 
     def of(self, issuer: IssuerConfig | None) -> KeysConfig:
         """With what an issuer has of its own."""
-        own = {name: getattr(issuer, name, None) for name in ("refresh", "max_stale", "cooldown", "timeout")}
+        own = {name: getattr(issuer, name, None) for name in _OF_ISSUERS}
         return replace(self, **{name: value for name, value in own.items() if value is not None})
 
 

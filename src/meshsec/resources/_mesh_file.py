@@ -23,6 +23,7 @@ from ._load import Resource, build, in_order, load_all
 from ._mesh import (
     AmbiguousPaths,
     Compatibility,
+    FilePath,
     ForwardedIdentity,
     IdentityConfig,
     KeysConfig,
@@ -166,13 +167,7 @@ def _dns_label(text: str) -> None:
         raise ValueError(f"{text[:80]!a} is no Kubernetes name: a-z 0-9 - only, at most 63")
 
 
-def _path(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("a path holds no NUL character")
-
-
 _DnsLabel = Annotated[Text, checked(_dns_label)]
-_FilePath = Annotated[Text, checked(_path)]
 _PortNumber = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 
@@ -245,9 +240,9 @@ class _MeshConfigShape(Model):
 class _MeshShape(Model):
     workloads: Mapping[Text, _WorkloadShape] = Field(default_factory=dict)
     mesh_config: _MeshConfigShape = Field(default_factory=_MeshConfigShape)
-    trust_bundles: Mapping[TrustDomainName, _FilePath] = Field(default_factory=dict)
+    trust_bundles: Mapping[TrustDomainName, FilePath] = Field(default_factory=dict)
     services: Mapping[Annotated[Text, checked(host_key)], Service] = Field(default_factory=dict)
-    policies: Annotated[tuple[_FilePath, ...], Field(min_length=1)] = (".",)
+    policies: Annotated[tuple[FilePath, ...], Field(min_length=1)] = (".",)
     ambiguous_paths: AmbiguousPaths | None = None
     compatibility: Compatibility = "safe"
     keys: KeysConfig = Field(default_factory=KeysConfig)
@@ -296,7 +291,7 @@ class _MeshShape(Model):
                 policies=self.policies,
                 ambiguous_paths=self.ambiguous_paths or ("istio" if self.compatibility == "istio" else "refuse"),
                 compatibility=self.compatibility,
-                keys=self.keys,
+                keys=self.keys.below(folder),
                 issuers={name: issuer.below(folder) for name, issuer in self.issuers.items()},
                 allow_no_policy=self.allow_no_policy,
                 problem_details=self.problem_details,

@@ -1,7 +1,7 @@
 """The one place that makes outgoing HTTP requests: one at a time, bounded in time and size, to allowed addresses.
 
-No redirect is followed, no proxy and no cookie is used, TLS is always verified. This file must not know what is
-fetched, except for OpenID Connect's discovery document.
+No redirect is followed, no cookie is used, TLS is always verified, and the environment has no say here. This file
+must not know what is fetched, except for OpenID Connect's discovery document.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from functools import cache
 from http.client import HTTPException
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -27,6 +28,7 @@ from urllib3.util import Url, parse_url
 
 from ..errors import KeysUnavailableError
 from ..jose import read_json_object
+from ._proxy import Proxy
 
 __all__ = ["PLAIN_GET", "Asking", "Fetch", "FetchResult", "discover", "fetch", "good_body", "max_age"]
 
@@ -73,6 +75,7 @@ class Asking:
         server_hostname: whom that context is to expect.
         ca_file: for https, a PEM file in place of the system's authorities; the host's name is checked as ever.
         ca_data: the same as the file's text; both together count.
+        proxy: for https, opens the tunnel; the address guard is for its address, and for a target that is one.
         body: of the request.
         cut: whether a body that is too large is cut, where it would be an error.
     """
@@ -84,6 +87,7 @@ class Asking:
     server_hostname: str | None = None
     ca_file: str | None = None
     ca_data: str | None = None
+    proxy: Proxy | None = None
     body: bytes | None = field(default=None, repr=False)
     cut: bool = False
 
@@ -171,13 +175,31 @@ def good_body(url: str, result: FetchResult) -> bytes:
 
 
 def max_age(result: FetchResult) -> float:
-    """For how many seconds an answer says it is good (RFC 9111 section 5.2.2); infinite where it says nothing."""
+    """For how many seconds an answer says it is good (RFC 9111 section 4.2); infinite where it says nothing.
+
+    ``Cache-Control`` comes before ``Expires``; what lay in a cache on the way (``Age``) is taken off.
+    """
     directives = [part.strip().lower() for part in result.headers.get("cache-control", "").split(",")]
-    ages = [part.removeprefix("max-age=").strip('"') for part in directives if part.startswith("max-age=")]
     if "no-store" in directives or "no-cache" in directives:
         return 0.0
-    # One that is no number is stale at once, as the RFC wants it.
-    return min((float(age) if age.isascii() and age.isdecimal() else 0.0 for age in ages), default=math.inf)
+    ages = [_seconds(part.removeprefix("max-age=").strip('"')) for part in directives if part.startswith("max-age=")]
+    return max((min(ages) if ages else _until_expiry(result.headers)) - _seconds(result.headers.get("age", "0")), 0.0)
+
+
+def _seconds(text: str) -> float:
+    """What is no number is stale at once, as the RFC wants it."""
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
+
+
+def _until_expiry(headers: Mapping[str, str]) -> float:
+    """By the server's own clock, from ``Date``, as ours may be another."""
+    if "expires" not in headers or "date" not in headers:
+        return math.inf
+    try:
+        expires, date = (parsedate_to_datetime(headers[name]).timestamp() for name in ("expires", "date"))
+    except (ValueError, OverflowError):
+        return 0.0
+    return expires - date
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +232,7 @@ class _Bounded(HTTPConnection):
         super().__init__(target.host, target.port, **options)
         self._deadline = deadline
         self._line: socket.socket | None = None
+        self._never = False  # whether the target, behind a proxy, is an address that is never fetched from
 
     def check_time(self) -> float:
         """The seconds left. Raises TimeoutError when there are none."""
@@ -259,7 +282,7 @@ class _Bounded(HTTPConnection):
         """The addresses are judged and then dialled, the very same: a name cannot change its mind in between."""
         error: OSError = PermissionError("link-local and metadata addresses are never fetched from")
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
-            if _is_forbidden(str(address[0])):
+            if self._never or _is_forbidden(str(address[0])):
                 continue
             sock = socket.socket(family, kind, protocol)
             try:
@@ -281,7 +304,13 @@ class _BoundedTls(_Bounded, HTTPSConnection):
         own = {"server_hostname": asking.server_hostname, "assert_hostname": False}
         options = own if asking.context else {}
         context = asking.context or _ssl_context(asking.ca_file, asking.ca_data)
-        super().__init__(target, deadline, asking, ssl_context=context, **options)
+        near = replace(target, host=asking.proxy.host, port=asking.proxy.port) if asking.proxy else target
+        super().__init__(near, deadline, asking, ssl_context=context, **options)
+        if asking.proxy:
+            # A name is resolved by the proxy: what answers there must still prove to be it, before it is sent a byte.
+            self._never = _is_address(target.host) and _is_forbidden(target.host)
+            shown = {"proxy-authorization": asking.proxy.authorization} if asking.proxy.authorization else {}
+            self.set_tunnel(target.host, target.port, {"user-agent": _HEADERS["user-agent"], **shown})
 
 
 _Connect = Callable[[_Target, float, Asking], _Bounded]
@@ -302,6 +331,14 @@ def _ssl_context(ca_file: str | None, ca_data: str | None) -> ssl.SSLContext:
 @cache
 def _system_context() -> ssl.SSLContext:
     return ssl.create_default_context()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_forbidden(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""How one issuer is asked for its keys: with authorities and a token of its own, where mesh.yaml has them.
+"""How one issuer is asked for its keys: with authorities, a token and a proxy of its own, where mesh.yaml has them.
 
 This file must not know how often, nor what becomes of the answer.
 """
@@ -14,6 +14,7 @@ from ..authn import KeySource
 from ..errors import KeysUnavailableError
 from ..resources import IssuerConfig
 from ._fetch import PLAIN_GET, FetchResult, fetch
+from ._proxy import proxy_for
 
 __all__ = ["IssuerFetch", "read_token"]
 
@@ -30,10 +31,11 @@ class IssuerFetch:
 
     source: KeySource
     settings: IssuerConfig
+    proxy: str | None = None
 
     def __call__(self, url: str, *, timeout: float) -> FetchResult:
         """GET a URL. Raises KeysUnavailableError."""
-        asking = replace(PLAIN_GET, ca_file=self.settings.ca_file)
+        asking = replace(PLAIN_GET, ca_file=self.settings.ca_file, proxy=proxy_for(self.proxy, url))
         if self.settings.token_file and self._may_see_token(url):
             line = ("authorization", f"Bearer {read_token(self.settings.token_file)}")
             asking = replace(asking, headers=(*asking.headers, line))

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -26,7 +26,8 @@ from ..jose import KeySet
 from ..resources import IssuerConfig, KeysConfig
 from ._fetch import Fetch, discover, fetch, good_body, max_age
 from ._issuer import IssuerFetch
-from ._shelf import Flight, Shelf
+from ._key_files import KeyFiles
+from ._shelf import LONGEST_KID, Flight, Shelf
 
 __all__ = ["KeyStore"]
 
@@ -44,8 +45,9 @@ class KeyStore:
         sources: what to keep.
         config: how often, how long, how patiently.
         issuers: what is different for some of them.
-        clock: seconds that only grow; the wall clock has no say here.
-        fetch: fetches one URL, for issuers without authorities and token of their own.
+        clock: seconds that only grow; the wall clock's say ends with what an earlier process kept.
+        fetch: fetches one URL, for issuers without authorities, token and proxy of their own.
+        files: where good sets are kept for the next process; None: nowhere.
 
     :meth:`start` begins to refresh in the background; without it sets are fetched when requests ask. It may be shared
     by threads and event loops, and survives a fork: the child starts its own threads.
@@ -59,11 +61,13 @@ class KeyStore:
         issuers: Mapping[str, IssuerConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
         fetch: Fetch = fetch,
+        files: KeyFiles | None = None,
     ) -> None:
         self._config = config or KeysConfig()
         self._issuers = issuers or {}
         self._clock = clock
         self._fetch = fetch
+        self._files = files or (KeyFiles(self._config.cache) if self._config.cache else None)
         self._lock = threading.Lock()
         self._running = False
         self._stop: threading.Event | None = None
@@ -115,7 +119,8 @@ class KeyStore:
         """The flights that the caller may wait for; its seats are freed when it leaves."""
         with self._lock:
             now = self._clock()
-            flights = [flight for source in question.sources if (flight := self._board(source, now))]
+            kids = question.unverified_kids
+            flights = [flight for source in question.sources if (flight := self._board(source, kids, now))]
         try:
             yield flights
         finally:
@@ -123,9 +128,9 @@ class KeyStore:
                 for flight in flights:
                     flight.waiters -= 1
 
-    def _board(self, source: KeySource, now: float) -> Flight | None:
+    def _board(self, source: KeySource, kids: Collection[str], now: float) -> Flight | None:
         shelf = self._shelves.get(source)
-        if shelf is None:
+        if shelf is None or shelf.lacks(kids, now):
             return None
         if shelf.may_be_asked(now):
             self._launch(shelf, now)
@@ -133,6 +138,7 @@ class KeyStore:
         if shelf.flight is None or shelf.flight.waiters >= seats:
             return None
         shelf.flight.waiters += 1
+        shelf.flight.kids.update(kid for kid in kids if len(kid) <= LONGEST_KID)
         return shelf.flight
 
     # ---------------------------------------------------------------- in the background
@@ -140,11 +146,12 @@ class KeyStore:
     def replace(self, sources: Iterable[KeySource]) -> None:
         """Keep these from now on. What was fetched of them stays; who waits for another is not disturbed."""
         wanted = {source: source.timeout for source in sources}
+        new = {source: self._shelf(source) for source in wanted if source not in self._shelves}
         with self._lock:
             if wanted == {source: shelf.source.timeout for source, shelf in self._shelves.items()}:
                 return
             kept = self._shelves
-            self._shelves = {source: kept.get(source) or self._shelf(source) for source in wanted}
+            self._shelves = {source: kept.get(source) or new[source] for source in wanted}
             for source, shelf in self._shelves.items():
                 shelf.source = source  # equal, but for the time that its fetches may take
             self._publish()
@@ -154,7 +161,9 @@ class KeyStore:
             self.refresh_due()
 
     def _shelf(self, source: KeySource) -> Shelf:
-        return Shelf(source, self._config.of(self._issuers.get(source.issuer)))
+        config = self._config.of(self._issuers.get(source.issuer))
+        found = self._files.read(source, max_age=config.max_stale) if self._files else None
+        return Shelf.of(source, config, found.keys, self._clock() - found.age) if found else Shelf.of(source, config)
 
     def start(self) -> None:
         """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already."""
@@ -241,6 +250,8 @@ class KeyStore:
                 return  # closed meanwhile
             self._land(shelf, found)
         flight.landed.set_result(None)
+        if self._files and not isinstance(found, str):
+            self._files.write(shelf.source, found[0])
 
     def _land(self, shelf: Shelf, found: tuple[KeySet, float] | str) -> None:
         """With the lock held."""
@@ -259,7 +270,8 @@ class KeyStore:
         """The set, and for how many seconds it is good. Discovery and the set itself share one budget."""
         source, deadline = shelf.source, self._clock() + shelf.budget
         own = self._issuers.get(source.issuer)
-        fetch = IssuerFetch(source, own) if own and (own.ca_file or own.token_file) else self._fetch
+        special = shelf.config.proxy or (own and (own.ca_file or own.token_file))
+        fetch = IssuerFetch(source, own or IssuerConfig(), shelf.config.proxy) if special else self._fetch
         url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=fetch)
         left = deadline - self._clock()
         if left <= 0:

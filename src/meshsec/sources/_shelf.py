@@ -6,19 +6,22 @@ This file must not know locks, threads or sockets.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import Final
+from typing import Final, Self
 
 from ..authn import KeySource, KeyState, TokenCache
 from ..jose import KeySet
 from ..resources import KeysConfig
 
-__all__ = ["Flight", "Shelf"]
+__all__ = ["LONGEST_KID", "Flight", "Shelf"]
 
 _SHORTEST_RETRY: Final = 1.0
 _NEVER: Final = -math.inf
+_MOST_MISSED: Final = 256
+LONGEST_KID: Final = 256  # characters of a name that is worth remembering
 
 _random: Final = SystemRandom()
 
@@ -30,10 +33,12 @@ class Flight:
     Attributes:
         landed: done when the fetch is. It has no result and no error: who waited looks at the snapshot.
         waiters: how many requests wait for it.
+        kids: the names of keys that they look for.
     """
 
     landed: Future[None] = field(default_factory=Future)
     waiters: int = 0
+    kids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         # A running future cannot be cancelled: whoever stops waiting does not take the others down.
@@ -56,6 +61,7 @@ class Shelf:
         last_error: why the last of them did.
         flight: the fetch in the air.
         cache: the tokens that ``keys`` verified; None: they are not remembered.
+        missed: names of keys that a good fetch did not bring: how often, and until when nobody is asked for them.
     """
 
     source: KeySource
@@ -69,6 +75,15 @@ class Shelf:
     last_error: str | None = None
     flight: Flight | None = None
     cache: TokenCache | None = None
+    missed: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, source: KeySource, config: KeysConfig, known: KeySet | None = None, loaded_at: float = _NEVER
+    ) -> Self:
+        """A new one, with a set that an earlier process fetched, if there is any; due at once."""
+        cache = TokenCache() if known and config.token_cache else None
+        return cls(source, config, known, loaded_at, cache=cache)
 
     @property
     def budget(self) -> float:
@@ -94,6 +109,11 @@ class Shelf:
         """Whether to fetch because a request asks."""
         return self.flight is None and now >= self._cool_at
 
+    def lacks(self, kids: Collection[str], now: float) -> bool:
+        """Whether every one of these keys was looked for in vain, and not long ago; without a name nobody knows."""
+        known = bool(kids) and now < self._stale_at
+        return known and all(now < self.missed.get(kid, (0, _NEVER))[1] for kid in kids)
+
     def take_off(self, now: float) -> Flight:
         """A fetch begins, and with it the cooldown."""
         self.flight, self.attempted_at = Flight(), now
@@ -101,12 +121,23 @@ class Shelf:
 
     def succeeded(self, keys: KeySet, now: float, max_age: float = math.inf) -> None:
         """A good set came; ``max_age`` is how long its server says that it stays so."""
+        self._note_missed(keys, now)
         self.flight, self.failures, self.last_error = None, 0, None
         if keys != self.keys:
             # What the old set verified is forgotten together with it.
             self.keys, self.cache = keys, TokenCache() if self.config.token_cache else None
         self.loaded_at, self.max_age = now, max_age
         self._plan_refresh(now)
+
+    def _note_missed(self, keys: KeySet, now: float) -> None:
+        """Each further time that a key is not there, it takes twice as long until it is looked for again."""
+        named = {key.kid for key in keys.keys}
+        for kid in sorted(self.flight.kids - named) if self.flight else ():
+            times, _ = self.missed.pop(kid, (0, _NEVER))
+            if len(self.missed) >= _MOST_MISSED:
+                del self.missed[next(iter(self.missed))]
+            rarer = self.config.cooldown * 2.0 ** min(times, 16)
+            self.missed[kid] = times + 1, now + min(rarer, max(self.config.refresh, self.config.cooldown))
 
     def failed(self, error: str, now: float) -> None:
         """None came: without keys try again after each cooldown; with keys ever more rarely, to the usual pace."""
