@@ -50,7 +50,11 @@ class _Echo(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)  # type: ignore[attr-defined]
         peer = self.connection.getpeercert(True) if isinstance(self.connection, ssl.SSLSocket) else b""
         self.server.connections.append((self.client_address[1], peer))  # type: ignore[attr-defined]
-        self.send_response(200)
+        self.server.tokens.append(self.headers.get("authorization"))  # type: ignore[attr-defined]
+        location, self.server.location = self.server.location, None  # type: ignore[attr-defined]
+        self.send_response(302 if location else 200)
+        if location:
+            self.send_header("location", location)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -70,6 +74,8 @@ class _Server(ThreadingHTTPServer):
         self.url = f"https://localhost:{self.server_port}"
         self.requests: list[str] = []
         self.connections: list[tuple[int, bytes | None]] = []
+        self.tokens: list[str | None] = []
+        self.location: str | None = None
 
     def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
         if self.context is None:
@@ -86,7 +92,8 @@ class _Server(ThreadingHTTPServer):
 def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
     """A real server on a free port of the loopback, plaintext without a context.
 
-    Its ``requests`` are the paths that reached it, its ``connections`` each request's client port and certificate.
+    Its ``requests`` are the paths that reached it, its ``connections`` each request's client port and certificate,
+    its ``tokens`` what each said in Authorization; the next request is redirected to ``location``, if there is one.
     """
     server = _Server(context)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -56,6 +56,14 @@ def by_requests(mesh: Mesh, url: str) -> tuple[int, str]:
         return response.status_code, response.text
 
 
+def by_urllib3(mesh: Mesh, url: str) -> tuple[int, str]:
+    from meshsec.clients.urllib3 import MeshPoolManager
+
+    with MeshPoolManager(mesh) as manager:
+        response = manager.request("GET", url)
+        return response.status, response.data.decode()
+
+
 def by_aiohttp(mesh: Mesh, url: str) -> tuple[int, str]:
     from meshsec.clients.aiohttp import MeshConnector
 
@@ -66,7 +74,7 @@ def by_aiohttp(mesh: Mesh, url: str) -> tuple[int, str]:
     return asyncio.run(get())
 
 
-CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_aiohttp])
+CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_urllib3, by_aiohttp])
 
 
 class Place:
@@ -116,7 +124,7 @@ def test_unknown_service_is_refused(place: Place, get: Get) -> None:
         get(place.productpage(place.honest), "https://review.prod/x")
 
 
-@pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx])
+@CLIENTS
 def test_next_endpoint_is_tried(place: Place, get: Get) -> None:
     """Where the first endpoint is an impostor, the next one answers."""
     assert get(place.productpage(place.impostor, place.honest), "https://reviews.prod/x")[0] == 200
@@ -188,6 +196,26 @@ def test_requests_cannot_turn_the_check_off(place: Place) -> None:
         session.mount("https://", MeshAdapter(place.productpage(place.honest)))
         with pytest.raises(ValueError, match="verify=False"):
             session.get("https://reviews.prod/", verify=False)
+
+
+def test_aiohttp_cannot_turn_the_check_off(place: Place) -> None:
+    """ssl=False is an error, not a wish."""
+    from meshsec.clients.aiohttp import MeshConnector
+
+    async def get() -> None:
+        async with aiohttp.ClientSession(connector=MeshConnector(place.productpage(place.honest))) as session:
+            await session.get("https://reviews.prod/", ssl=False)
+
+    with pytest.raises(ValueError, match="always checked"):
+        asyncio.run(get())
+
+
+@CLIENTS
+def test_a_service_may_have_an_address_for_a_name(place: Place, get: Get) -> None:
+    """It is dialled at its endpoint all the same, and its name is the one that is checked."""
+    reviews = Service(ids=(str(place.world.id("reviews")),), endpoints=(f"127.0.0.1:{place.honest}",))
+    mesh = place.world.mesh("productpage", {"192.0.2.7": reviews})
+    assert get(mesh, "https://192.0.2.7/x") == (200, "192.0.2.7")
 
 
 def test_services_with_one_endpoint_do_not_share_connections(place: Place) -> None:

@@ -172,7 +172,7 @@ class Clock:
 def test_pools_are_retired_by_age_material_and_naming(world: World) -> None:
     """Each change alone is enough; without one the pool stays."""
     place, clock = Place(1, world), Clock()
-    pools = ServicePools(place.mesh, lambda _: object(), max_age=10, clock=clock)
+    pools = ServicePools(place.mesh, lambda *_: object(), max_age=10, clock=clock)
 
     def current() -> object:
         lease = pools.lease(pools.route("https", "reviews.prod", None))
@@ -198,7 +198,7 @@ def test_pools_are_retired_by_age_material_and_naming(world: World) -> None:
 def test_a_pool_in_use_is_closed_by_its_last_user(world: World) -> None:
     """Not before."""
     place, clock = Place(1, world), Clock()
-    pools = ServicePools(place.mesh, lambda _: object(), max_age=10, clock=clock)
+    pools = ServicePools(place.mesh, lambda *_: object(), max_age=10, clock=clock)
     route = pools.route("https", "reviews.prod", None)
     first, again = pools.lease(route), pools.lease(route)
     clock.now = 10.0

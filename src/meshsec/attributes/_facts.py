@@ -117,8 +117,16 @@ class RequestPrincipal:
 @quick
 @dataclass(frozen=True, slots=True)
 class AuthContext:
-    """What the application finds in ``scope["meshsec"]`` or ``environ["meshsec"]``."""
+    """What the application finds in ``scope["meshsec"]`` or ``environ["meshsec"]``.
+
+    Attributes:
+        peer: the verified workload at the other end.
+        principal: the end user.
+        decision: what became of the request.
+        token: the principal's token, which was verified, as it came; for calls on the user's behalf.
+    """
 
     peer: PeerIdentity | None
     principal: RequestPrincipal | None
     decision: Decision
+    token: str | None = field(default=None, repr=False, compare=False)

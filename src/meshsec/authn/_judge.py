@@ -6,7 +6,7 @@ This file must not know requests, nor how many tokens there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .._values import quick
 from ..decision import Reason
@@ -28,6 +28,7 @@ class Accepted:
     rule: Rule
     location: Location
     token: VerifiedToken
+    text: str = field(repr=False)
 
 
 def judge_text(
@@ -46,7 +47,7 @@ def judge_text(
             known = cache.find(digest, rule.profile, now)
             # Only the first of the rules for a token is ever remembered, and whose turn it is depends on the path.
             if known and (len(rules) == 1 or rule is _responsible(rules, known.principal.issuer)[0]):
-                return Accepted(rule, location, known)
+                return Accepted(rule, location, known, text)
     token = read_token(text)
     responsible = _responsible(rules, token.unverified_issuer)
     found = judge(token, location, responsible, snapshot, now)
@@ -76,7 +77,7 @@ def judge(
         try:
             if state.keys is None:
                 raise TokenError("Jwks remote fetch is failed", code=Reason.KEYS_UNAVAILABLE)
-            return Accepted(rule, location, token.verify(rule.profile, state.keys, now))
+            return Accepted(rule, location, token.verify(rule.profile, state.keys, now), token.text)
         except TokenError as refusal:
             error = refusal
             if state.fetchable and rule.source and _is_about_keys(refusal, token):

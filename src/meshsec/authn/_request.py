@@ -38,6 +38,7 @@ class TokenResult:
         add_headers: name and value of the headers made of claims.
         query: the query without the token; None: unchanged.
         accepted: whoever any accepted token is about, the principal first: all of these tokens count.
+        text: the principal's token as it came.
         seen: the request as the rules of authorization see it, which is as the application will: without what is
             removed, with what is added. None: as it came.
     """
@@ -49,6 +50,7 @@ class TokenResult:
     query: str | None = field(default=None, repr=False)
     seen: RequestFacts | None = field(default=None, repr=False, compare=False)
     accepted: tuple[RequestPrincipal, ...] = field(default=(), repr=False, compare=False)
+    text: str | None = field(default=None, repr=False, compare=False)
 
 
 _NOTHING: Final = TokenResult()
@@ -199,6 +201,7 @@ def _result(
         query=without_parameters(facts.target.query or "", parameters) if parameters else None,
         seen=seen or _edited(facts, removed, added),
         accepted=tuple(item.token.principal for item in accepted),
+        text=first.text,
     )
 
 

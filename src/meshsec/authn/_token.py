@@ -41,11 +41,13 @@ class UnverifiedToken:
 
     Attributes:
         unverified_issuer: the ``iss`` it claims; None where it has none. Good for choosing a rule, and nothing else.
+        text: the token as it came.
     """
 
     unverified_issuer: str | None
     _jws: UnverifiedJws = field(repr=False)
     _claims: Mapping[str, Any] = field(repr=False)
+    text: str = field(repr=False)
 
     @property
     def unverified_kid(self) -> str:
@@ -165,7 +167,7 @@ def read_token(token: str, *, lenient: bool = False) -> UnverifiedToken:
     issuer = claims.get("iss")
     if "iss" in claims and not isinstance(issuer, str):
         raise _wrong_type("iss", "a string")
-    return UnverifiedToken(issuer, jws, claims)
+    return UnverifiedToken(issuer, jws, claims, token)
 
 
 def inline_keys(rule: JWTRule) -> KeySet | None:

@@ -1,8 +1,10 @@
 """One file for each HTTP client: how it takes our context and where it dials.
 
 Import the one you use: ``meshsec.clients.httpx2``, ``meshsec.clients.httpx``, ``meshsec.clients.requests``,
-``meshsec.clients.aiohttp``. Clients that take an ``ssl.SSLContext`` (urllib, urllib3, websockets, asyncio) need no
-file: ``mesh.client_context()``.
+``meshsec.clients.urllib3``, ``meshsec.clients.aiohttp``. Clients that take an ``ssl.SSLContext`` (urllib, websockets,
+asyncio) need no file: ``mesh.client_context()``. Here are the tokens that may travel along.
 """
 
-__all__: list[str] = []
+from ._tokens import CallerToken, JwtSvidToken, TokenSource
+
+__all__ = ["CallerToken", "JwtSvidToken", "TokenSource"]

@@ -5,20 +5,26 @@ Must not know: any one client.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Generic, TypeVar
 
 from ..mesh import Mesh
+from ..resources import host_key
 from ..spiffe import SpiffeId
 from ..tls import MeshSSLContext, TlsMaterial
+from ._tokens import TokenSource
 
-__all__ = ["MAX_AGE", "Lease", "Route", "ServicePools"]
+__all__ = ["MAX_AGE", "Lease", "Route", "ServicePools", "Tokens"]
 
 MAX_AGE: Final = 600.0
 """How long a pooled connection is given new requests, in seconds."""
+
+Tokens = Mapping[str, TokenSource]
+"""Which token travels along to which service."""
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -31,11 +37,13 @@ class Route:
 
     Attributes:
         host: the service, as it was asked for.
+        port: of the service; it may be another one where it is dialled.
         endpoints: where to dial, in the order to try.
         ids: who may answer; None where the configuration says that it is plaintext.
     """
 
     host: str
+    port: int
     endpoints: tuple[tuple[str, int], ...]
     ids: frozenset[SpiffeId] | None
 
@@ -47,12 +55,12 @@ class Route:
 
 @dataclass(slots=True, eq=False)
 class Lease(Generic[Pool]):
-    """One pool, and what it stands on: who we were when it was made, and who might answer."""
+    """One pool, and what it stands on: who we were when it was made, where it leads, and who might answer."""
 
     pool: Pool
     born: float
     material: TlsMaterial | None
-    ids: frozenset[SpiffeId] | None
+    route: Route
     users: int = 0
     retired: bool = False
 
@@ -61,22 +69,25 @@ class ServicePools(Generic[Pool]):
     """One connection pool for each service.
 
     Two services may share an endpoint, and a connection that was checked for one of them must never carry the other's
-    requests: so pools are kept by service name, not by address. A pool is replaced when our certificate, an authority
-    or the service's IDs changed, and after some time; the old one ends with its last request, which nothing cuts off.
+    requests: so pools are kept by the service's name and port, not by address. A pool is replaced when our
+    certificate, an authority, or what the mesh says of the service changed, and after some time; the old one ends
+    with its last request, which nothing cuts off.
 
     Args:
         mesh: whose identity and naming.
-        make: makes a pool whose connections use the context.
+        make: makes a pool whose connections use the context and reach that service.
         max_age: after how many seconds a pool is replaced.
+        tokens: by service, the token that its requests carry.
         clock: seconds that never go back.
     """
 
     def __init__(
         self,
         mesh: Mesh,
-        make: Callable[[MeshSSLContext], Pool],
+        make: Callable[[MeshSSLContext, Route], Pool],
         *,
         max_age: float = MAX_AGE,
+        tokens: Tokens | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mesh = mesh
@@ -84,7 +95,8 @@ class ServicePools(Generic[Pool]):
         self._make = make
         self._max_age = max_age
         self._clock = clock
-        self._leases: dict[str, Lease[Pool]] = {}
+        self._tokens = {host_key(host): source for host, source in (tokens or {}).items()}
+        self._leases: dict[tuple[str, int], Lease[Pool]] = {}
         self._closable: list[Pool] = []
         self._lock = Lock()
 
@@ -97,18 +109,33 @@ class ServicePools(Generic[Pool]):
         naming = self._mesh.naming
         plain = scheme == "http" and naming.is_plaintext(host)
         ids = None if plain else naming.ids(host)
-        return Route(host, naming.endpoints(host, port or _PORTS[scheme]), ids)
+        asked = port or _PORTS[scheme]
+        return Route(host, asked, naming.endpoints(host, asked), ids)
+
+    def token(self, route: Route) -> str | None:
+        """What a request for the service carries, waiting for it if need be; nothing ever to a plain one."""
+        source = self._source(route)
+        return source.token() if source else None
+
+    async def token_async(self, route: Route) -> str | None:
+        """As :meth:`token`, without blocking the event loop."""
+        source = self._source(route)
+        return (source.at_hand() or await asyncio.to_thread(source.token)) if source else None
+
+    def _source(self, route: Route) -> TokenSource | None:
+        return self._tokens.get(host_key(route.host)) if self._tokens and route.ids is not None else None
 
     def lease(self, route: Route) -> Lease[Pool]:
         """The pool for one service, made on first use and after every change; the caller releases it once."""
         with self._lock:
-            lease = self._leases.get(route.host)
+            key = (route.host, route.port)
+            lease = self._leases.get(key)
             if lease is None or not self._holds(lease, route):
                 if lease is not None:
                     self._retire(lease)
-                pool = self._make(self._context)
-                lease = Lease(pool, self._clock(), self._context.snapshot(), route.ids)
-                self._leases[route.host] = lease
+                material = self._context.snapshot()  # before the pool: a change in between is seen next time
+                lease = Lease(self._make(self._context, route), self._clock(), material, route)
+                self._leases[key] = lease
             lease.users += 1
             return lease
 
@@ -135,7 +162,7 @@ class ServicePools(Generic[Pool]):
 
     def _holds(self, lease: Lease[Pool], route: Route) -> bool:
         young = self._clock() - lease.born < self._max_age
-        return young and lease.ids == route.ids and lease.material is self._context.snapshot()
+        return young and lease.route == route and lease.material is self._context.snapshot()
 
     def _retire(self, lease: Lease[Pool]) -> None:
         lease.retired = True

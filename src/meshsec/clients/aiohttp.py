@@ -1,28 +1,28 @@
 """A connector for aiohttp: ``aiohttp.ClientSession(connector=MeshConnector(mesh))``.
 
 ``http://`` URLs are upgraded to mutual TLS, as a sidecar does; they stay plaintext only where the configuration says
-so. Only services that the mesh names are reached. ``ssl=`` and proxies of the environment have no say.
+so. Only services that the mesh names are reached. Proxies of the environment have no say.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 
 from ..mesh import Mesh
 from ..tls import MeshSSLContext
-from ._services import MAX_AGE, ServicePools
+from ._services import MAX_AGE, Route, ServicePools, Tokens
 
 __all__ = ["MeshConnector"]
 
+_SCHEMES: Final = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+_SECURE: Final = {"http": "https", "ws": "wss"}
 
-class MeshConnector(aiohttp.TCPConnector):
+
+class MeshConnector(aiohttp.BaseConnector):
     """Dials the endpoints of the mesh's services over mutual TLS and checks who answers.
 
     Made inside a running event loop, as every connector is.
@@ -30,61 +30,72 @@ class MeshConnector(aiohttp.TCPConnector):
     Args:
         mesh: whose identity is presented, and whose secure naming is checked.
         max_age: for how many seconds a connection is given new requests; also ends when our certificate changes.
-        options: passed on to ``aiohttp.TCPConnector`` (``limit``, ``keepalive_timeout``).
+        tokens: which token travels along to which service.
+        options: passed on to the ``aiohttp.TCPConnector`` of each service (``limit``, ``keepalive_timeout``).
     """
 
-    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
-        super().__init__(resolver=_Endpoints(mesh), use_dns_cache=False, **options)
-        # aiohttp keeps connections apart by their context, so that a new context never meets an old connection; it
-        # closes those that nobody asks for itself.
-        self._services: ServicePools[MeshSSLContext] = ServicePools(
-            mesh, lambda _: mesh.client_context(), max_age=max_age
-        )
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
+        super().__init__()
+        self._options = options
+        self._services = ServicePools(mesh, self._make, max_age=max_age, tokens=tokens)
 
     async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - the signature is aiohttp's
         """A connection to a service, pooled or new."""
+        if self.closed:
+            raise aiohttp.ClientConnectionError("Connector is closed")
+        if req.ssl is not True:
+            raise ValueError("ssl= cannot be used in a mesh: who answers is always checked, by the mesh")
         url = req.url
-        if url.scheme not in ("http", "https", "ws", "wss"):
+        if url.scheme not in _SCHEMES:
             raise aiohttp.NonHttpUrlClientError(url)
-        plain, secure = ("ws", "wss") if url.scheme.startswith("ws") else ("http", "https")
-        route = self._services.route("http" if url.scheme == plain else "https", url.host or "", url.port)
+        route = self._services.route(_SCHEMES[url.scheme], url.host or "", url.port)
+        token = await self._services.token_async(route)
+        if token is not None:
+            req.headers.setdefault("Authorization", f"Bearer {token}")
+        await self._close_retired()
         lease = self._services.lease(route)
-        self._services.release(lease)
-        self._services.take_closable()  # a context needs no closing
-        # Whatever the caller said: ssl=False cannot turn the check off, and the mesh is dialled directly.
-        req.proxy = None
-        req._ssl = lease.pool
-        if route.ids is not None:
-            req.url = url.with_scheme(secure).with_port(url.port)
-        return await super().connect(req, traces, timeout)
+        try:
+            connection = await _dial(lease.pool, req, route, traces, timeout)
+        except BaseException:
+            self._services.release(lease)
+            raise
+        connection.add_callback(lambda: self._services.release(lease))
+        return connection
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close every connection."""
+        await super().close(abort_ssl=abort_ssl)
+        for pool in self._services.take_all():
+            await pool.close(abort_ssl=abort_ssl)
+
+    async def _close_retired(self) -> None:
+        for pool in self._services.take_closable():
+            await pool.close()
+
+    def _make(self, context: MeshSSLContext, _route: Route) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(ssl=context, **self._options)
 
 
-class _Endpoints(AbstractResolver):
-    """The mesh's endpoints in the place of DNS."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found: list[ResolveResult] = []
-        for address, at in self._mesh.naming.endpoints(host, port):
-            for kind, _, proto, _, where in await loop.getaddrinfo(
-                address, at, family=family, type=socket.SOCK_STREAM
-            ):
-                found.append(
-                    ResolveResult(
-                        hostname=host,
-                        host=str(where[0]),
-                        port=at,
-                        family=kind,
-                        proto=proto,
-                        flags=socket.AI_NUMERICHOST,
-                    )
-                )
-        return found
-
-    async def close(self) -> None:
-        """Nothing is held."""
+async def _dial(
+    pool: aiohttp.TCPConnector,
+    req: ClientRequest,
+    route: Route,
+    traces: Any,
+    timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+) -> Connection:
+    """One endpoint after the other; the Host header, written before, and the TLS server name stay the service's."""
+    req.proxy = None
+    scheme = req.url.scheme
+    if route.ids is not None:
+        scheme = _SECURE.get(scheme, scheme)
+        req.server_hostname = route.host
+    asked = req.url
+    for host, port in route.endpoints[:-1]:
+        req.url = asked.with_scheme(scheme).with_host(host).with_port(port)
+        try:
+            return await pool.connect(req, traces, timeout)
+        except aiohttp.ClientConnectorError:
+            continue
+    host, port = route.endpoints[-1]
+    req.url = asked.with_scheme(scheme).with_host(host).with_port(port)
+    return await pool.connect(req, traces, timeout)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from ..mesh import Mesh
-from ._services import MAX_AGE, Lease, Route, ServicePools
+from ._services import MAX_AGE, Lease, Route, ServicePools, Tokens
 
 __all__ = ["AsyncMeshTransport", "MeshTransport"]
 
@@ -23,19 +23,24 @@ class MeshTransport(httpx.BaseTransport):
     Args:
         mesh: whose identity is presented, and whose secure naming is checked.
         max_age: for how many seconds a connection is given new requests; also ends when our certificate changes.
+        tokens: which token travels along to which service.
         options: passed on to ``httpx.HTTPTransport`` (``http2``, ``limits``, ``retries``).
     """
 
-    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
         self._pools = ServicePools(
-            mesh, lambda context: httpx.HTTPTransport(verify=context, **options), max_age=max_age
+            mesh,
+            lambda context, _: httpx.HTTPTransport(verify=context, **options),
+            max_age=max_age,
+            tokens=tokens,
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         route = _route(self._pools, request)
+        attempts = _attempts(request, route, self._pools.token(route))
         lease = self._pools.lease(route)
         try:
-            response = _send(lease.pool, request, route)
+            response = _send(lease.pool, attempts)
         except BaseException:
             self._end(lease)
             raise
@@ -55,16 +60,20 @@ class MeshTransport(httpx.BaseTransport):
 class AsyncMeshTransport(httpx.AsyncBaseTransport):
     """For ``httpx.AsyncClient(transport=AsyncMeshTransport(mesh))``. See :class:`MeshTransport`."""
 
-    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
         self._pools = ServicePools(
-            mesh, lambda context: httpx.AsyncHTTPTransport(verify=context, **options), max_age=max_age
+            mesh,
+            lambda context, _: httpx.AsyncHTTPTransport(verify=context, **options),
+            max_age=max_age,
+            tokens=tokens,
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         route = _route(self._pools, request)
+        attempts = _attempts(request, route, await self._pools.token_async(route))
         lease = self._pools.lease(route)
         try:
-            response = await _send_async(lease.pool, request, route)
+            response = await _send_async(lease.pool, attempts)
         except BaseException:
             await self._end(lease)
             raise
@@ -129,31 +138,40 @@ def _route(pools: ServicePools[Any], request: httpx.Request) -> Route:
     return pools.route(url.scheme, url.host, url.port)
 
 
-def _send(pool: httpx.HTTPTransport, request: httpx.Request, route: Route) -> httpx.Response:
-    for endpoint in route.endpoints[:-1]:
+def _attempts(request: httpx.Request, route: Route, token: str | None) -> list[httpx.Request]:
+    """The same request to each endpoint; the Host header and the TLS server name stay the service's.
+
+    The request itself stays as it is, so that no redirect that is made of it carries the token; what it says in
+    Authorization comes first.
+    """
+    headers = request.headers
+    if token is not None and "authorization" not in headers:
+        headers = httpx.Headers([*headers.raw, (b"authorization", f"Bearer {token}".encode())])
+    return [
+        httpx.Request(
+            request.method,
+            request.url.copy_with(scheme=route.scheme, host=host, port=port),
+            headers=headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": route.host},
+        )
+        for host, port in route.endpoints
+    ]
+
+
+def _send(pool: httpx.HTTPTransport, attempts: list[httpx.Request]) -> httpx.Response:
+    for attempt in attempts[:-1]:
         try:
-            return pool.handle_request(_readdressed(request, route, endpoint))
+            return pool.handle_request(attempt)
         except httpx.ConnectError:
             continue
-    return pool.handle_request(_readdressed(request, route, route.endpoints[-1]))
+    return pool.handle_request(attempts[-1])
 
 
-async def _send_async(pool: httpx.AsyncHTTPTransport, request: httpx.Request, route: Route) -> httpx.Response:
-    for endpoint in route.endpoints[:-1]:
+async def _send_async(pool: httpx.AsyncHTTPTransport, attempts: list[httpx.Request]) -> httpx.Response:
+    for attempt in attempts[:-1]:
         try:
-            return await pool.handle_async_request(_readdressed(request, route, endpoint))
+            return await pool.handle_async_request(attempt)
         except httpx.ConnectError:
             continue
-    return await pool.handle_async_request(_readdressed(request, route, route.endpoints[-1]))
-
-
-def _readdressed(request: httpx.Request, route: Route, endpoint: tuple[str, int]) -> httpx.Request:
-    """The same request to another address; the Host header and the TLS server name stay the service's."""
-    host, port = endpoint
-    return httpx.Request(
-        request.method,
-        request.url.copy_with(scheme=route.scheme, host=host, port=port),
-        headers=request.headers,
-        stream=request.stream,
-        extensions={**request.extensions, "sni_hostname": route.host},
-    )
+    return await pool.handle_async_request(attempts[-1])

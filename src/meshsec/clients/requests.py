@@ -8,17 +8,17 @@ have no say: who answers is checked by secure naming, always.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from requests.models import PreparedRequest
-from urllib3 import PoolManager
 from urllib3.connectionpool import ConnectionPool
 
 from ..mesh import Mesh
-from ..tls import MeshSSLContext
-from ._services import MAX_AGE, ServicePools
+from ._services import MAX_AGE, Tokens
+from .urllib3 import MeshPools
 
 __all__ = ["MeshAdapter"]
 
@@ -29,12 +29,12 @@ class MeshAdapter(HTTPAdapter):
     Args:
         mesh: whose identity is presented, and whose secure naming is checked.
         max_age: for how many seconds a connection is given new requests; also ends when our certificate changes.
+        tokens: which token travels along to which service.
         options: passed on to ``requests.adapters.HTTPAdapter``.
     """
 
-    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, **options: Any) -> None:
-        self._options: dict[str, Any] = {}
-        self._pools = ServicePools(mesh, self._made, max_age=max_age)
+    def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
+        self._make_pools = partial(MeshPools, mesh, max_age=max_age, tokens=tokens)
         super().__init__(**options)
 
     def init_poolmanager(
@@ -44,8 +44,8 @@ class MeshAdapter(HTTPAdapter):
         block: bool = False,  # noqa: FBT001, FBT002 - the signature is requests'
         **options: Any,
     ) -> None:
-        """Every service has a manager of its own; requests' single one stays empty."""
-        self._options = {"num_pools": connections, "maxsize": maxsize, "block": block, **options}
+        """Every service has a pool of its own; requests' single manager stays empty."""
+        self._pools = self._make_pools(maxsize=maxsize, block=block, **options)
         super().init_poolmanager(connections, maxsize, block, **options)
 
     def get_connection_with_tls_context(
@@ -55,20 +55,11 @@ class MeshAdapter(HTTPAdapter):
         proxies: Any = None,  # noqa: ARG002 - the mesh is dialled directly
         cert: Any = None,  # noqa: ARG002 - our SVID is in the context
     ) -> ConnectionPool:
-        """A pool for the service's first endpoint."""
+        """The service's pool."""
         if verify is False:
             raise ValueError("verify=False cannot be used in a mesh: who answers is always checked")
         url = urlsplit(request.url or "")
-        route = self._pools.route(url.scheme, url.hostname or "", url.port)
-        lease = self._pools.lease(route)
-        # urllib3 closes a connection of a cleared manager when its request has ended: no need to wait for that.
-        self._pools.release(lease)
-        for manager in self._pools.take_closable():
-            manager.clear()
-        address, port = route.endpoints[0]
-        named = {"server_hostname": route.host, "assert_hostname": False} if route.ids is not None else {}
-        pool: ConnectionPool = lease.pool.connection_from_host(address, port, route.scheme, pool_kwargs=named)
-        return pool
+        return self._pools.pool(url.scheme, url.hostname or "", url.port)
 
     def request_url(self, request: PreparedRequest, proxies: Mapping[str, str] | None) -> str:  # noqa: ARG002
         """As without a proxy."""
@@ -78,15 +69,10 @@ class MeshAdapter(HTTPAdapter):
         """Nothing: requests would load the Web's authorities here; ours are in the context."""
 
     def add_headers(self, request: PreparedRequest, **kwargs: Any) -> None:  # noqa: ARG002 - requests passes its own options
-        """Name the service in the Host header, not the address that is dialled."""
+        """Name the service in the Host header as the URL does, whatever port it is upgraded to."""
         request.headers.setdefault("Host", urlsplit(request.url or "").netloc.rpartition("@")[2])
 
     def close(self) -> None:
         """Close every connection."""
-        for manager in self._pools.take_all():
-            manager.clear()
+        self._pools.close()
         super().close()
-
-    def _made(self, context: MeshSSLContext) -> PoolManager:
-        # Names are checked by our context, inside the handshake; a SPIFFE certificate has no DNS name to match.
-        return PoolManager(ssl_context=context, **self._options)

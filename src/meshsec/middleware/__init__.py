@@ -5,8 +5,9 @@ policies, keys, certificates. The two middleware classes are imported from their
 not need ASGI's packages: ``meshsec.middleware.asgi`` and ``meshsec.middleware.wsgi``.
 """
 
+from ._current import CURRENT, current_context
 from ._enforcer import Enforcer
 from ._render import Response, render
 from ._transport import TRANSPORT_KEY, Transport
 
-__all__ = ["TRANSPORT_KEY", "Enforcer", "Response", "Transport", "render"]
+__all__ = ["CURRENT", "TRANSPORT_KEY", "Enforcer", "Response", "Transport", "current_context", "render"]

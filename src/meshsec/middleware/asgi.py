@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..attributes import AuthContext, HttpRequest
 from ..decision import Edits
+from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
 from ._render import Response, render
@@ -54,9 +55,12 @@ class MeshMiddleware:
         request = _read(scope, tls=connection.tls)
         context = await self.mesh.judge_async(connection, request)
         if context.decision.allowed:
-            await self.app(
-                _edited(scope, context, request, transport), receive, _adding(send, context.decision.edits)
-            )
+            edited = _edited(scope, context, request, transport)
+            before = CURRENT.set(context)
+            try:
+                await self.app(edited, receive, _adding(send, context.decision.edits))
+            finally:
+                CURRENT.reset(before)
             return
         log_refusal(context, connection, request)
         content_type = next((value for name, value in request.headers if name == "content-type"), "")

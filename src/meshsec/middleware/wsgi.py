@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..attributes import AuthContext, HttpRequest
 from ..decision import Edits
+from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
 from ._render import render
@@ -54,7 +55,11 @@ class MeshMiddleware:
         if context.decision.allowed:
             environ["wsgi.url_scheme"] = request.scheme
             _edit(environ, context, request.target)
-            return self.app(environ, _adding(start_response, context.decision.edits))
+            before = CURRENT.set(context)
+            try:
+                return self.app(environ, _adding(start_response, context.decision.edits))
+            finally:
+                CURRENT.reset(before)
         log_refusal(context, connection, request)
         content_type = environ.get("CONTENT_TYPE", "")
         accepted = environ.get("HTTP_ACCEPT", "") if self.mesh.config.problem_details else None

@@ -246,7 +246,7 @@ class WorkloadPolicy:
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts))
         decision = authorize(self.rules, connection, request, facts, token)
-        return AuthContext(connection.peer, token.principal, decision)
+        return AuthContext(connection.peer, token.principal, decision, token.text)
 
     def _judge_legacy(
         self,
