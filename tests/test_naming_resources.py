@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,20 @@ def test_the_table_says_from_which_file_each_line_follows(folder: Path) -> None:
     origin = f"Deployment prod/reviews-v1 ({folder}/reviews.yaml:7)"
     assert f"  spiffe://cluster.local/ns/prod/sa/reviews  from {origin}" in lines
     assert "  spiffe://cluster.local/a  from services of mesh.yaml" in lines
+
+
+def test_the_table_is_there_for_programs(folder: Path) -> None:
+    """``--format json``: the same facts."""
+    result = CliRunner().invoke(main, ["naming", str(folder), "--format", "json"], catch_exceptions=False)
+    entries = {entry["host"]: entry for entry in json.loads(result.output)}
+    assert entries["reviews.prod.svc.cluster.local"] == {
+        "host": "reviews.prod.svc.cluster.local",
+        "names": ["reviews.prod.svc.cluster.local", "reviews.prod.svc", "reviews.prod", "reviews"],
+        "mode": "ISTIO_MUTUAL",
+        "ids": {
+            "spiffe://cluster.local/ns/prod/sa/reviews": [f"Deployment prod/reviews-v1 ({folder}/reviews.yaml:7)"]
+        },
+    }
 
 
 def test_a_mesh_names_what_its_folder_says_and_follows_it(folder: Path) -> None:

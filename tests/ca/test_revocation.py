@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_list_is_renewed_at_half_its_life(tmp_path: Path) -> None:
     for hours in (0, 11.9, 12.1, 24, 30, -40 * 24, 0):
         clock.now = NOW + hours * HOUR
         numbers.append(number())
-    assert numbers == [1, 1, 2, 2, 3, 4, 5]
+    assert [number - numbers[0] for number in numbers] == [0, 0, 1, 1, 2, 3, 4]
 
 
 def test_an_expired_certificate_leaves_the_list(tmp_path: Path) -> None:
@@ -145,28 +146,29 @@ def test_each_root_of_a_rotation_has_its_list(tmp_path: Path) -> None:
 def test_lists_of_the_cas_above_are_kept(tmp_path: Path) -> None:
     """An intermediate publishes its own list beside that of the root, which it cannot sign."""
     root = TestCA("td.example")
-    middle = root.intermediate()
-    plugged = tmp_path / "plugged"
-    plugged.mkdir()
-    files = {"ca-cert": middle.pem, "ca-key": key_pem(middle.key), "root-cert": root.pem}
-    for name, content in files.items():
-        (plugged / f"{name}.pem").write_bytes(content)
     clock = Clock()
     above = AuthorityFolder.create(
         tmp_path / "root",
         CertificateAuthority.load(_root_folder(tmp_path / "above", root), trust_domain="td.example"),
         clock=clock,
     )
-    folder = AuthorityFolder.create(
-        tmp_path / "ca",
-        CertificateAuthority.load(plugged, trust_domain="td.example"),
-        crls=(above.folder / "ca-crl.pem").read_bytes(),
-        clock=clock,
-    )
+    folder = _intermediate(tmp_path, root, above, clock)
     svid = folder.authority.issue_x509_svid(ID)
     folder.revoke(f"{svid.serial:x}")
     issuers = {item.issuer: len(list(item)) for item in read_crls(folder.folder / "ca-crl.pem")}
-    assert issuers == {middle.certificate.subject: 1, root.certificate.subject: 0}
+    assert issuers == {folder.authority.certificate.subject: 1, root.certificate.subject: 0}
+
+
+def _intermediate(path: Path, root: TestCA, above: AuthorityFolder, clock: Clock) -> AuthorityFolder:
+    middle = root.intermediate()
+    plugged = path / "plugged"
+    plugged.mkdir()
+    files = {"ca-cert": middle.pem, "ca-key": key_pem(middle.key), "root-cert": root.pem}
+    for name, content in files.items():
+        (plugged / f"{name}.pem").write_bytes(content)
+    authority = CertificateAuthority.load(plugged, trust_domain="td.example")
+    lists = (above.folder / "ca-crl.pem").read_bytes()
+    return AuthorityFolder.create(path / "ca", authority, crls=lists, clock=clock)
 
 
 def _root_folder(path: Path, root: TestCA) -> Path:
@@ -176,12 +178,57 @@ def _root_folder(path: Path, root: TestCA) -> Path:
     return path
 
 
-def test_a_damaged_list_is_an_error(tmp_path: Path) -> None:
-    """It is reported, not replaced by an empty one."""
-    folder = make(tmp_path / "ca", Clock())
-    (folder.folder / "ca-crl.pem").write_bytes(
-        b"-----BEGIN X509 CRL-----\n" + crl(folder).public_bytes(Encoding.DER)[:30]
+def _flipped(pem: bytes) -> bytes:
+    der = bytearray(x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    return x509.load_der_x509_crl(bytes(der)).public_bytes(Encoding.PEM)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda pem: pem[:200],
+    "emptied": lambda pem: b"",
+    "another text": lambda pem: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    "with a bit of the signature flipped": _flipped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_list_heals(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """What is revoked stands in a record of its own; the number still rises."""
+    clock = Clock()
+    folder = make(tmp_path / "ca", clock)
+    svid = folder.authority.issue_x509_svid(ID)
+    folder.revoke(f"{svid.serial:x}")
+    path, before = folder.folder / "ca-crl.pem", _number(crl(folder))
+    path.write_bytes(damage(path.read_bytes()))
+    clock.now += 60
+    folder.maintain()
+    assert [entry.serial_number for entry in crl(folder)] == [svid.serial]
+    assert crl(folder).is_signature_valid(folder.authority.certificate.public_key())  # type: ignore[arg-type]
+    assert _number(crl(folder)) > before
+    assert not folder.refresh_crl()
+
+
+def _number(found: x509.CertificateRevocationList) -> int:
+    return found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_a_list_from_above_that_expired_is_reported(tmp_path: Path) -> None:
+    """It still counts, and everything else goes on; its next one is appended by hand."""
+    root = TestCA("td.example")
+    clock = Clock()
+    above = AuthorityFolder.create(
+        tmp_path / "root",
+        CertificateAuthority.load(_root_folder(tmp_path / "above", root), trust_domain="td.example"),
+        clock=clock,
     )
+    folder = _intermediate(tmp_path, root, above, clock)
+    clock.now += 2 * 24 * HOUR
     with pytest.raises(ConfigError) as caught:
         folder.maintain()
-    assert caught.value.code == "crl_invalid"
+    assert caught.value.code == "crl_expired"
+    assert len(read_crls(folder.folder / "ca-crl.pem")) == 2
+    above.maintain()
+    with (folder.folder / "ca-crl.pem").open("ab") as file:
+        file.write((above.folder / "ca-crl.pem").read_bytes())
+    folder.maintain()

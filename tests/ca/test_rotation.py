@@ -287,7 +287,7 @@ def test_one_folder_holds_one_authority(folder: AuthorityFolder) -> None:
 )
 def test_a_damaged_state_is_refused(folder: AuthorityFolder, change: dict[str, object]) -> None:
     """Never guessed at: the folder is not opened, and a process that has it open keeps what it had."""
-    path = (folder.folder / "authority.json").resolve()
+    path = (folder.folder / "authority.state").resolve()
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises((ConfigError, FileNotFoundError)):
         reopened(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from meshsec.ca import AuthorityFolder, CertificateAuthority, FolderStore, MemoryStore, Rotator, Sweep
+from meshsec.ca._revocation import read_crls
 from meshsec.errors import ConfigError, IssuanceError
 from meshsec.sources import FileIdentity
 from meshsec.spiffe import SpiffeId, X509BundleSet, X509Svid, verify_x509_svid
@@ -304,18 +305,27 @@ def test_a_record_that_fails_is_reported_and_recovers(world: World, monkeypatch:
     assert len(world.sweep().issued) == 2
 
 
-@pytest.mark.parametrize("name", ["ca-crl.pem", "revoked.jsonl"])
-def test_damaged_lists_do_not_stop_renewal(world: World, name: str) -> None:
-    """The last good ones stay published, and the fault is reported until it is mended."""
+def test_a_damaged_record_of_revocations_does_not_stop_renewal(world: World) -> None:
+    """The last good lists stay published, and the fault is reported until it is mended."""
     world.authority.revoke(f"{world.read(WEB).serial:x}")
     world.sweep()
-    (world.authority.folder / name).write_bytes(b"-----BEGIN X509 CRL-----\n\n")
+    (world.authority.folder / "revoked.jsonl").write_bytes(b"-----BEGIN X509 CRL-----\n\n")
     world.now = NOW + 0.6 * DAY
     sweep = world.sweep()
     assert "revocations" in sweep.failed
     assert sweep.failed.keys() <= {"revocations", "authority"}
     assert len(sweep.issued) == 2
     assert (world.store.path(CART) / "ca-crl.pem").exists()
+
+
+def test_damaged_lists_are_made_anew_and_published(world: World) -> None:
+    """By the next sweep; what was revoked stays so."""
+    serial = f"{world.read(WEB).serial:x}"
+    world.authority.revoke(serial)
+    (world.authority.folder / "ca-crl.pem").write_bytes(b"-----BEGIN X509 CRL-----\n\n")
+    assert world.sweep().failed == {}
+    [found] = read_crls(world.store.path(CART) / "ca-crl.pem")
+    assert [f"{entry.serial_number:x}" for entry in found] == [serial]
 
 
 def test_one_account_that_fails_does_not_stop_the_others(world: World) -> None:

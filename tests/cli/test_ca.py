@@ -130,6 +130,7 @@ def test_revoke_and_bundle(here: Path) -> None:
     """A serial number of the record is revoked; the bundle is the standard's."""
     serial = state("issue", "--service-account", "web", "--out", "certs")["serial"]
     assert "revoked" in ok("revoke", serial.upper())
+    assert state("revoke", serial) == {"serial": serial, "crl": "ca/ca-crl.pem"}
     assert state("status")["revoked"] == 1
     [crl] = [x509.load_pem_x509_crl((here / "ca/ca-crl.pem").read_bytes())]
     assert crl.get_revoked_certificate_by_serial_number(int(serial, 16))

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -406,6 +407,28 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
                 continue
             done.add(number)
     return len(done) == 2
+
+
+def test_an_authority_that_hangs_delays_no_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identity and policy are kept fresh in threads of their own."""
+    monkeypatch.setattr("meshsec.mesh._mesh._POLL_SECONDS", 0.01)
+    path = mesh_yaml(world) / "mesh.yaml"
+    asked, over = threading.Event(), threading.Event()
+
+    def hang(_self: object, _now: float) -> None:
+        asked.set()
+        over.wait(30)
+
+    monkeypatch.setattr("meshsec.sources._identity.IdentityKeeper.refresh", hang)
+    with Mesh.load(path) as mesh:
+        assert asked.wait(10)
+        path.write_text(path.read_text() + "services: {new.prod: {ids: ['spiffe://cluster.local/x']}}\n")
+        end = time.monotonic() + 10
+        while not mesh.naming.knows("new.prod") and time.monotonic() < end:
+            over.wait(0.01)
+        assert mesh.naming.knows("new.prod")
+        assert not over.is_set()
+        over.set()
 
 
 def test_a_mesh_with_another_ones_token_does_not_start(world: World) -> None:

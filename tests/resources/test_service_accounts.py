@@ -95,3 +95,10 @@ def test_any_name_is_taken_or_refused_in_our_words(tmp_path_factory: pytest.Temp
     except MeshsecError:
         return
     assert all(set(item.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for item in found)
+
+
+def test_the_apis_own_list_is_read(tmp_path: Path) -> None:
+    """``kubectl get --raw /api/v1/serviceaccounts``: only the list says of what kind it is."""
+    text = '{"kind": "%s", "apiVersion": "v1", "items": [{"metadata": {"name": "web", "namespace": "prod"}}]}'
+    assert read(tmp_path, text % "ServiceAccountList") == (ServiceAccount("prod", "web"),)
+    assert read(tmp_path, text % "PodList") == ()

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ConfigError, IssuanceError
+from cryptography.x509 import CertificateRevocationList
+
+from ..errors import ConfigError, IssuanceError, Problem
 from ._authority import CertificateAuthority
 from ._keys import KeyType
 from ._layout import files_of, read_authority
 from ._lifetime import ROOT_LIFETIME, root_is_due
 from ._lock import hold
 from ._record import Issuance, Journal
-from ._revocation import Revocation, crl_is_due, read_crls, write_crls
+from ._revocation import Revocation, crl_is_due, expired_crls, read_crls, salvage_crls, write_crls
 from ._signer import Signer
 from ._state import AuthorityState, Phase
 from ._store import PUBLIC, current_generation, swap_files, write_file
@@ -204,23 +206,31 @@ class AuthorityFolder:
         return path.read_bytes() if any(map(len, read_crls(path))) else b""
 
     def refresh_crl(self) -> bool:
-        """Issue the CRLs anew where one is past half its life; whether that was so."""
+        """Issue the CRLs anew where one is past half its life or damaged; whether that was so."""
         with self._alone():
-            due = crl_is_due(read_crls(self.folder / _CRL), self._authority.state.signers, self._clock())
+            lists, damaged = self._lists()
+            due = damaged or crl_is_due(lists, self._authority.state.signers, self._clock())
             if due:
-                self._write_crl()
+                self._write_crl(lists)
             return due
 
     def maintain(self) -> None:
         """What has to be done now and then: fresh CRLs, and a self-signed root renewed before its last fifth.
 
-        The root keeps its key, as Istio's does, so that nothing else has to change. Raises OSError.
+        The root keeps its key, as Istio's does, so that nothing else has to change.
+
+        Raises:
+            OSError: something could not be written.
+            ConfigError: ``crl_expired``, once all else is done: the list of a CA above has to be replaced by hand.
         """
         self.refresh_crl()
         state, now = self.authority.state, self._clock()
         if state.phase is Phase.STEADY and state.signer.renews_itself and root_is_due(state.signer.validity, now):
             self.renew_root()
             _log.info("the root of %s was renewed", state.trust_domain)
+        if expired := expired_crls(read_crls(self.folder / _CRL), now):
+            reason = f"the list of {', '.join(expired)} has expired: append its next one"
+            raise ConfigError(Problem(reason, str(self.folder / _CRL)), code="crl_expired")
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -304,11 +314,20 @@ class AuthorityFolder:
         if until is not None and not force:
             _wait_until(until, now, "something that the old key signed is still valid")
 
-    def _write_crl(self) -> None:
+    def _lists(self) -> tuple[list[CertificateRevocationList], bool]:
+        """What is published, and whether it is damaged; then what can still be read of it."""
         path = self.folder / _CRL
+        try:
+            return read_crls(path), False
+        except ConfigError as error:
+            _log.warning("%s: our own lists are made anew; append those of CAs above", error)
+            return salvage_crls(path), True
+
+    def _write_crl(self, former: Iterable[CertificateRevocationList] | None = None) -> None:
+        lists = self._lists()[0] if former is None else former
         revoked = map(Revocation.of, self._revoked)
-        crls = write_crls(self._authority.state.signers, revoked, read_crls(path), self._clock())
-        write_file(path, crls, PUBLIC)
+        crls = write_crls(self._authority.state.signers, revoked, lists, self._clock())
+        write_file(self.folder / _CRL, crls, PUBLIC)
 
 
 def _wait_until(moment: float, now: float, reason: str) -> None:

@@ -27,7 +27,7 @@ from ._store import PRIVATE, PUBLIC, current_folder
 __all__ = ["files_of", "read_authority", "read_signer"]
 
 _UNNAMED: Final = TrustDomain("unnamed.invalid")
-STATE_FILE: Final = "authority.json"
+STATE_FILE: Final = "authority.state"  # JSON, but none of the resources that lie in a mesh's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def read_authority(folder: Path, trust_domain: TrustDomain | None = None) -> Aut
     """Read an authority, ours or one that was plugged in.
 
     Args:
-        trust_domain: needed where neither ``authority.json`` nor the certificates name it.
+        trust_domain: needed where neither ``authority.state`` nor the certificates name it.
 
     Raises:
         OSError: a file cannot be read.
@@ -61,7 +61,7 @@ def read_authority(folder: Path, trust_domain: TrustDomain | None = None) -> Aut
     current = current_folder(folder)
     signer, roots = _read_signer(current, _names_in(current))
     state = _read_state(current / STATE_FILE)
-    domain = _agreed(current, trust_domain or state.trust_domain, signer)
+    domain = _agreed(current, trust_domain, state.trust_domain, signer)
     standby = _read_signer(current, _STANDBY)[0] if state.phase is not Phase.STEADY else None
     bundle = X509Bundle(domain, roots)
     return AuthorityState(domain, signer, bundle, standby, state.phase, state.since, state.sequence)
@@ -132,7 +132,7 @@ def _read_jwt_key(path: Path) -> JwtKey | None:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What authority.json holds; a folder without it was plugged in or saved by hand."""
+    """What authority.state holds; a folder without it was plugged in or saved by hand."""
 
     trust_domain: TrustDomain | None = None
     phase: Phase = Phase.STEADY
@@ -151,10 +151,12 @@ def _read_state(path: Path) -> _Head:
         raise _unusable(path, f"not the state of an authority: {error}") from error
 
 
-def _agreed(folder: Path, trust_domain: TrustDomain | None, signer: Signer) -> TrustDomain:
-    """The trust domain that was named; else the one that the certificates name."""
+def _agreed(folder: Path, wanted: TrustDomain | None, written: TrustDomain | None, signer: Signer) -> TrustDomain:
+    """The trust domain that was named, which must be the one written down; else what the certificates say."""
+    if wanted and written and wanted != written:
+        raise _unusable(folder / STATE_FILE, f"the authority is for {written}, not for {wanted}")
     try:
-        return trust_domain or trust_domain_of((signer.certificate, *signer.chain, signer.root))
+        return wanted or written or trust_domain_of((signer.certificate, *signer.chain, signer.root))
     except ValueError as error:
         raise _unusable(folder, str(error)) from error
 

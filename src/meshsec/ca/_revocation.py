@@ -7,6 +7,7 @@ file must not know locks, nor who decides.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +20,18 @@ from ._lifetime import BACKDATE, DAY
 from ._profile import Validity, revocation_list
 from ._signer import Signer
 
-__all__ = ["CRL_LIFETIME", "Revocation", "crl_is_due", "read_crls", "write_crls"]
+__all__ = [
+    "CRL_LIFETIME",
+    "Revocation",
+    "crl_is_due",
+    "expired_crls",
+    "read_crls",
+    "salvage_crls",
+    "write_crls",
+]
 
 CRL_LIFETIME: Final = DAY
+_BEGIN: Final = b"-----BEGIN X509 CRL-----"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +79,50 @@ def write_crls(
     kept = {crl.issuer: crl for crl in former if crl.issuer in path}
     live = [item for item in revoked if item.not_after > now]
     for name, signer in ours.items():
-        kept[name] = _list(signer, live, _number(kept.get(name)) + 1, now)
+        kept[name] = _list(signer, live, _number(kept.get(name), now), now)
     return b"".join(crl.public_bytes(Encoding.PEM) for crl in kept.values())
 
 
 def read_crls(path: Path) -> list[x509.CertificateRevocationList]:
     """The lists in a PEM file; none where there is no file. Raises ConfigError (``crl_invalid``)."""
-    if not path.exists():
-        return []
-    mark = b"-----BEGIN X509 CRL-----"
     try:
-        blocks = path.read_bytes().split(mark)[1:]
-        return [x509.load_pem_x509_crl(mark + block) for block in blocks]
+        return [x509.load_pem_x509_crl(block) for block in _blocks(path)]
     except ValueError as error:
         raise ConfigError(Problem(f"not a CRL: {error}", str(path)), code="crl_invalid") from error
 
 
+def salvage_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """Of a damaged file those lists that can still be read."""
+    found = []
+    for block in _blocks(path):
+        with suppress(ValueError):
+            found.append(x509.load_pem_x509_crl(block))
+    return found
+
+
+def _blocks(path: Path) -> list[bytes]:
+    if not path.exists():
+        return []
+    return [_BEGIN + block for block in path.read_bytes().split(_BEGIN)[1:]]
+
+
 def crl_is_due(crls: Iterable[x509.CertificateRevocationList], signers: Iterable[Signer], now: float) -> bool:
-    """Whether a signer has no list, or one that is past half its life, or from a future that never came."""
-    dates = {crl.issuer: (_seconds(crl.last_update_utc), _seconds(crl.next_update_utc)) for crl in crls}
-    for signer in signers:
-        start, end = dates.get(signer.certificate.subject, (0.0, 0.0))
-        if not start <= now < (start + end) / 2:
-            return True
-    return False
+    """Whether a signer has no list, one that is not its own, past half its life, or from a future that never came."""
+    lists = {crl.issuer: crl for crl in crls}
+    return any(not _serves(lists.get(signer.certificate.subject), signer, now) for signer in signers)
+
+
+def expired_crls(crls: Iterable[x509.CertificateRevocationList], now: float) -> list[str]:
+    """Whose last list has expired. It still counts; nobody knows what was revoked since."""
+    ends = {crl.issuer: _seconds(crl.next_update_utc) for crl in crls}
+    return [issuer.rfc4514_string() for issuer, end in ends.items() if 0 < end <= now]
+
+
+def _serves(crl: x509.CertificateRevocationList | None, signer: Signer, now: float) -> bool:
+    if crl is None or not crl.is_signature_valid(signer.key.public_key()):
+        return False
+    start, end = _seconds(crl.last_update_utc), _seconds(crl.next_update_utc)
+    return start <= now < (start + end) / 2
 
 
 def _list(signer: Signer, revoked: Iterable[Revocation], number: int, now: float) -> x509.CertificateRevocationList:
@@ -100,10 +130,11 @@ def _list(signer: Signer, revoked: Iterable[Revocation], number: int, now: float
     return revocation_list(signer.issuer, entries, number, Validity(now - BACKDATE, now + CRL_LIFETIME))
 
 
-def _number(crl: x509.CertificateRevocationList | None) -> int:
-    if crl is None:
-        return 0
-    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+def _number(former: x509.CertificateRevocationList | None, now: float) -> int:
+    """One more than before; where that is lost, the time is later than all of them could have come to."""
+    if former is None:
+        return int(now)
+    return former.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
 
 
 def _seconds(moment: Any) -> float:

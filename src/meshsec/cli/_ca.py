@@ -108,10 +108,12 @@ def status(folder: Path, output: str) -> None:
 @click.argument("serial")
 @_DIR
 @click.option("--reason", default="", help="For the record.")
-def revoke(serial: str, folder: Path, reason: str) -> None:
+@format_option
+def revoke(serial: str, folder: Path, reason: str, output: str) -> None:
     """Revoke the certificate with this SERIAL number (hexadecimal) and publish the new CRL."""
     AuthorityFolder(folder).revoke(serial.lower(), reason=reason)
-    click.echo(f"{serial.lower()}: revoked; {folder / 'ca-crl.pem'} says so")
+    lists = folder / "ca-crl.pem"
+    show({"serial": serial.lower(), "crl": str(lists)}, output, text=f"{serial.lower()}: revoked; {lists} says so")
 
 
 @ca.command()

@@ -7,15 +7,17 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..ca import AuthorityFolder, FolderStore, Rotator, Sweep
-from ..resources import load_service_accounts
+from ..resources import ServiceAccount, load_service_accounts
+from ..sources import ClusterAccounts
 from ..spiffe import SpiffeId, TrustDomain
 from ._ca_listen import Accounts, Listening, listen_options, listening
 from ._ca_show import format_option
@@ -29,7 +31,12 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--dir", "folder", type=_PATH, default="ca", show_default=True, help="The authority's folder.")
 @click.option(
-    "--accounts", type=_PATH, required=True, help="ServiceAccount manifests, or a list of {namespace, name}."
+    "--accounts",
+    required=True,
+    help="ServiceAccount manifests, a list of {namespace, name}, or the URL of a Kubernetes API server.",
+)
+@click.option(
+    "--credentials", type=_PATH, help="For the API server: a folder with token and ca.crt; by default the pod's own."
 )
 @click.option("--store", type=_PATH, required=True, help="Gets NAMESPACE/istio.ACCOUNT with three files each.")
 @click.option("--ttl", type=float, default=86_400, show_default=True, help="Of each identity, seconds.")
@@ -40,7 +47,8 @@ _PATH = click.Path(path_type=Path)
 @format_option
 def run(
     folder: Path,
-    accounts: Path,
+    accounts: str,
+    credentials: Path | None,
     store: Path,
     ttl: float,
     interval: float,
@@ -53,9 +61,10 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     listens = Listening(**where, ttl=ttl)
     _check(listens, dns_names, once=once)
+    read = _reader(accounts, credentials)
     authority = AuthorityFolder(folder)
     stop = _stop_on_signals()
-    ids = _accounts(accounts, authority.authority.trust_domain)
+    ids = _accounts(read, authority.authority.trust_domain)
     with authority.exclusively(), _progress() as progress, listening(listens, authority, ids) as refresh:
         rotator = Rotator(authority, FolderStore(store), ids, ttl=ttl, dns_names=dns_names, progress=progress)
         if warning := authority.authority.warning(ttl=ttl):
@@ -69,12 +78,20 @@ def run(
             stop.wait(interval)
 
 
-def _accounts(path: Path, trust_domain: TrustDomain) -> Accounts:
-    def read() -> list[SpiffeId]:
-        found = load_service_accounts(path)
-        return [SpiffeId.for_service_account(trust_domain, item.namespace, item.name) for item in found]
+def _reader(accounts: str, credentials: Path | None) -> Callable[[], Sequence[ServiceAccount]]:
+    """A cluster's own list where a URL is given; only over https, for a token goes with the question."""
+    if accounts.startswith("https://"):
+        return ClusterAccounts(accounts, credentials)
+    if "://" in accounts:
+        raise click.UsageError("--accounts is a path, or a URL with https")
+    return partial(load_service_accounts, accounts)
 
-    return Accounts(read, trust_domain)
+
+def _accounts(read: Callable[[], Sequence[ServiceAccount]], trust_domain: TrustDomain) -> Accounts:
+    def ids() -> list[SpiffeId]:
+        return [SpiffeId.for_service_account(trust_domain, item.namespace, item.name) for item in read()]
+
+    return Accounts(ids, trust_domain)
 
 
 def _check(listens: Listening, dns_names: tuple[str, ...], *, once: bool) -> None:

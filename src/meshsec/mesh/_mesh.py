@@ -1,7 +1,8 @@
 """Mesh: wires sources, policy, naming and tls together; what a user constructs.
 
 Everything that is decided is decided in :mod:`meshsec.policy`; here it only gets its clock, its keys and its
-snapshots. One background thread per process keeps those fresh; it starts on first use, and again after a fork.
+snapshots. Background threads keep those fresh, one each for policy and identity, so that neither waits for what the
+other has to wait for; they start on first use, and again after a fork.
 """
 
 from __future__ import annotations
@@ -256,7 +257,7 @@ class Mesh:
     # ---------------------------------------------------------------- living
 
     def start(self) -> None:
-        """Start the background thread, once per process. Called on first use; calling it early fails early."""
+        """Start the background threads, once per process. Called on first use; calling it early fails early."""
         if self._running:
             return
         with self._lock:
@@ -264,23 +265,16 @@ class Mesh:
                 return
             self._stop.clear()
             self._keys.start()
-            threading.Thread(target=self._live, args=(self._stop,), name="meshsec", daemon=True).start()
+            for name, step in (("meshsec", self._policies.refresh), ("meshsec-identity", self._renew_identity)):
+                threading.Thread(target=_live, args=(step, self._stop), name=name, daemon=True).start()
             self._running = True
 
     def close(self) -> None:
-        """Stop the background thread. The mesh decides on with what it last knew."""
+        """Stop the background threads. The mesh decides on with what it last knew."""
         with self._lock:
             self._stop.set()
             self._keys.close()
             self._running = False
-
-    def _live(self, stop: threading.Event) -> None:
-        while not stop.wait(_POLL_SECONDS):
-            for step in (self._policies.refresh, self._renew_identity):
-                try:
-                    step()
-                except Exception:  # noqa: BLE001 - one bad turn must not end the rotation of everything
-                    _log.exception("a turn of the background thread failed; the next one comes")
 
     def _renew_identity(self) -> None:
         if self._identity is None:
@@ -315,6 +309,14 @@ class Mesh:
             "keys": self._keys.status(),
             "providers": self._authorizers.status(version.config.extension_providers),
         }
+
+
+def _live(step: Callable[[], object], stop: threading.Event) -> None:
+    while not stop.wait(_POLL_SECONDS):
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - one bad turn must not end the rotation of everything
+            _log.exception("a turn of the background thread failed; the next one comes")
 
 
 def _forget_threads() -> None:

@@ -37,6 +37,22 @@ class ServiceAccount:
     namespace: str
     name: str
 
+    @classmethod
+    def of(cls, namespace: object, name: object) -> ServiceAccount:
+        """Whatever was read, checked. Raises ValueError."""
+        if flaw := _flaw(namespace, name):
+            raise ValueError(flaw[1])
+        return cls(str(namespace), str(name))
+
+
+def _flaw(namespace: object, name: object) -> tuple[str, str] | None:
+    """Which of the two is wrong, and what would be right."""
+    if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        return "name", "the name of a service account is a lower-case DNS name"
+    if not isinstance(namespace, str) or not is_dns_label(namespace):
+        return "namespace", "a namespace is a lower-case DNS label"
+    return None
+
 
 def account_name(text: str) -> str:
     """A service account's name, as it is; empty where none is given. Raises ValueError for any other text."""
@@ -90,16 +106,23 @@ class _Reader:
             self.complain("service accounts are manifests, or a list of {namespace, name}", place)
 
     def manifest(self, document: PlacedMapping) -> Iterator[ServiceAccount]:
-        items = document.get("items")
-        if document.get("kind") in _LISTS and isinstance(items, PlacedList):
+        kind, items = document.get("kind"), document.get("items")
+        if kind in _LISTS and isinstance(items, PlacedList):
             for item, place in zip(items, items.items_at, strict=True):
-                yield from self.document(item, place)
-        elif document.get("kind") == "ServiceAccount" and document.get("apiVersion") == "v1":
-            metadata = document.get("metadata")
-            if isinstance(metadata, PlacedMapping):
-                yield from self.account(metadata, metadata.get("namespace", "default"))
-            else:
-                self.complain("a ServiceAccount has metadata with a name", document.place)
+                # The API's own lists name the kind once, for all their items.
+                if kind == "ServiceAccountList" and isinstance(item, PlacedMapping) and "kind" not in item:
+                    yield from self.named(item)
+                else:
+                    yield from self.document(item, place)
+        elif kind == "ServiceAccount" and document.get("apiVersion") == "v1":
+            yield from self.named(document)
+
+    def named(self, document: PlacedMapping) -> Iterator[ServiceAccount]:
+        metadata = document.get("metadata")
+        if isinstance(metadata, PlacedMapping):
+            yield from self.account(metadata, metadata.get("namespace", "default"))
+        else:
+            self.complain("a ServiceAccount has metadata with a name", document.place)
 
     def short(self, item: Value, place: Place) -> Iterator[ServiceAccount]:
         if not isinstance(item, PlacedMapping) or set(item) != _SHORT:
@@ -108,13 +131,11 @@ class _Reader:
         yield from self.account(item, item["namespace"])
 
     def account(self, holder: PlacedMapping, namespace: Value) -> Iterator[ServiceAccount]:
-        name = holder.get("name")
-        if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
-            self.complain("the name of a service account is a lower-case DNS name", place_of(holder, ("name",)))
-        elif not isinstance(namespace, str) or not is_dns_label(namespace):
-            self.complain("a namespace is a lower-case DNS label", place_of(holder, ("namespace",)))
+        if flaw := _flaw(namespace, holder.get("name")):
+            field, message = flaw
+            self.complain(message, place_of(holder, (field,)))
         else:
-            yield ServiceAccount(str(namespace), str(name))
+            yield ServiceAccount.of(namespace, holder.get("name"))
 
     def complain(self, message: str, place: Place) -> None:
         self.problems.append(Problem(message, self.source, *place))

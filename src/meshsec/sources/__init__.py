@@ -5,6 +5,7 @@ never replaces a good snapshot.
 """
 
 from ._check import Authorizers, Dialled, Provider
+from ._cluster import ClusterAccounts
 from ._configured import configured_identity, kept_identity
 from ._csr import CsrIdentity, CsrServer
 from ._csr_endpoint import CsrAnswer, CsrEndpoint, Requester, account_of
@@ -19,6 +20,7 @@ from ._x509_source import X509SourceIdentity
 __all__ = [
     "AuthorityIdentity",
     "Authorizers",
+    "ClusterAccounts",
     "CsrAnswer",
     "CsrEndpoint",
     "CsrIdentity",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ..ca import CertificateAuthority
+from ..ca import AuthorityFolder, CertificateAuthority
 from ..errors import ConfigError, MeshsecError, SvidError
 from ..resources import IdentityConfig, MeshConfig, Workload
 from ..spiffe import X509Bundle
@@ -28,12 +28,17 @@ def configured_identity(workload: Workload, config: MeshConfig, folder: Path) ->
     authority = workload.identity and workload.identity.development_authority
     if authority:
         _log.warning("developmentAuthority puts a signing key into this process: for tests and laptops only")
-        return AuthorityIdentity(
-            CertificateAuthority.load(folder / authority), workload.spiffe_id(config.trust_domain)
-        )
+        return AuthorityIdentity(_authority(folder / authority, config), workload.spiffe_id(config.trust_domain))
     if workload.identity and workload.identity.csr:
         return CsrIdentity(_csr_server(workload.identity, folder), workload.spiffe_id(config.trust_domain))
     return None
+
+
+def _authority(folder: Path, config: MeshConfig) -> CertificateAuthority | AuthorityFolder:
+    """One that keeps a record goes on keeping it; any other may also be one that was plugged in."""
+    authority = CertificateAuthority.load(folder, trust_domain=config.trust_domain)
+    kept = all((folder / name).exists() for name in ("authority.state", "ca-crl.pem"))
+    return AuthorityFolder(folder) if kept else authority
 
 
 def _csr_server(identity: IdentityConfig, folder: Path) -> CsrServer:

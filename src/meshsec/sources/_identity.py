@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ..ca import CertificateAuthority
+from ..ca import AuthorityFolder, CertificateAuthority
 from ..errors import MeshsecError, SvidError
 from ..spiffe import SpiffeId, X509Bundle, X509BundleSet, X509Svid, namesakes, verify_x509_svid
 from ..tls import Revocations, StaticMaterial
@@ -94,22 +94,33 @@ class FileIdentity:
 
 
 class AuthorityIdentity:
-    """An identity that this process issues to itself and renews at half its life: for tests and laptops."""
+    """An identity that this process issues to itself and renews at half its life: for tests and laptops.
 
-    def __init__(self, authority: CertificateAuthority, spiffe_id: SpiffeId) -> None:
+    Args:
+        authority: in a folder, each certificate is recorded and a rotation of the root is followed.
+        spiffe_id: whose identity it is.
+    """
+
+    def __init__(self, authority: CertificateAuthority | AuthorityFolder, spiffe_id: SpiffeId) -> None:
         self._authority = authority
         self._id = spiffe_id
         self._svid: X509Svid | None = None
+        self._signer = ""
 
     @property
     def origin(self) -> str:
         return "development authority"
 
     def read(self, now: float) -> Identity:
-        svid = self._svid
-        if svid is None or now >= (svid.not_before + svid.not_after) / 2:
-            svid = self._svid = self._authority.issue_x509_svid(self._id, dns_names=("localhost",), now=now)
-        return Identity(svid, self._authority.bundle)
+        held = self._authority
+        authority = held.authority if isinstance(held, AuthorityFolder) else held
+        svid, signer = self._svid, authority.state.signer.key_id
+        if svid is None or signer != self._signer or now >= (svid.not_before + svid.not_after) / 2:
+            svid = authority.issue_x509_svid(
+                self._id, dns_names=("localhost",), requester="developmentAuthority", now=now
+            )
+            self._svid, self._signer = svid, signer
+        return Identity(svid, authority.bundle)
 
 
 class IdentityKeeper:
