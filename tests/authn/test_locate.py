@@ -78,6 +78,7 @@ def test_a_prefix_may_be_anything() -> None:
         ("access_token=", [""]),
         ("access_token", [""]),
         ("access_token=a=b", ["a=b"]),
+        ("access_token=a+b+", ["a+b+"]),
         ("access_token=a&access_token=b", ["a", "b"]),
         ("access_token=a&access%5ftoken=b", ["a", "b"]),
         ("Access_Token=a", []),
@@ -105,11 +106,25 @@ def test_query_parameters(query: str, tokens: list[str]) -> None:
         ("JWT=abc", []),
         ("xjwt=abc", []),
         ("jwt=a; jwt=b", ["a", "b"]),
+        ("a=1;   jwt=abc", ["abc"]),
+        ("jwt= abc", [" abc"]),
+        ("jwt=abc ;a=1", ["abc "]),
+        ("jwt =abc", ["jwt =abc"]),
+        ("a=1;\tjwt\t=abc", ["\tjwt\t=abc"]),
     ],
 )
 def test_cookies(cookie: str, tokens: list[str]) -> None:
-    """Exact names, surrounding quotes removed, every occurrence counts."""
+    """Exact names, surrounding quotes removed, every occurrence counts; white space makes it a bad token."""
     assert find(request_facts("/", ("cookie", cookie)), from_cookies=["jwt"]) == tokens
+
+
+@pytest.mark.parametrize(
+    ("cookie", "tokens"), [(" jwt=abc; jwt=x", ["abc"]), ("jwt =abc", []), ("a=1;\tjwt=abc", []), ("jwt= a", [" a"])]
+)
+def test_cookies_as_istio_reads_them(cookie: str, tokens: list[str]) -> None:
+    """The first of the very name; only spaces in front of it are overlooked."""
+    (place,) = locations(JWTRule(issuer=ISSUER, from_cookies=["jwt"]))
+    assert place.find_as_istio(request_facts("/", ("cookie", cookie))) == tokens
 
 
 def test_cookies_of_several_lines_are_all_seen() -> None:

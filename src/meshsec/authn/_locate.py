@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from ..attributes import RequestFacts
 from ..resources import JWTRule
@@ -51,6 +51,8 @@ class Location:
         """The tokens that Istio's proxy would find: behind a prefix anywhere, of parameters and cookies the first."""
         if self.place is Place.HEADER:
             return [_behind(self.prefix, value) for value in facts.headers.get(self.name, ()) if self.prefix in value]
+        if self.place is Place.COOKIE:
+            return [_unquoted(value) for name, value in _cookies(facts) if name == self.name][:1]
         return self.find(facts)[:1]
 
     @property
@@ -92,17 +94,26 @@ def _in_query(location: Location, facts: RequestFacts) -> Iterator[str]:
     for piece in query.split("&") if query else ():
         name, value = _parameter(piece)
         if name == location.name:
-            yield unquote_plus(value)
+            yield unquote(value)  # a plus sign is no space that a lenient reading could overlook
 
 
 def _in_cookies(location: Location, facts: RequestFacts) -> Iterator[str]:
+    for name, value in _cookies(facts):
+        if name == location.name:
+            yield _unquoted(value)
+        elif name.strip(_SPACE) == location.name:
+            yield f"{name}={value}"  # an application may take it for the cookie
+
+
+def _cookies(facts: RequestFacts) -> Iterator[tuple[str, str]]:
+    """Name and value as Istio's proxy reads them: only spaces in front of a name are overlooked."""
     for line in facts.headers.get("cookie", ()):
         # A server that joins repeated lines does it with a comma, which no cookie of ours holds.
         pieces = line.replace(",", ";") if facts.joined_headers else line
         for piece in pieces.split(";"):
             name, equals, value = piece.partition("=")
-            if equals and name.strip(_SPACE) == location.name:
-                yield _unquoted(value.strip(_SPACE))
+            if equals:
+                yield name.lstrip(" "), value
 
 
 _FINDERS: Final[dict[Place, Callable[[Location, RequestFacts], Iterator[str]]]] = {
