@@ -221,7 +221,9 @@ def test_a_set_is_its_patterns(texts: list[str], value: str) -> None:
     ("pattern", "path"),
     [("/a:b", "/a%3Ab"), ("/a%3Ab", "/a:b"), ("/caf%C3%A9", "/caf%c3%a9"), ("/café", "/caf%C3%A9"),
      ("/a b*", "/a%20bc"), ("/a:b/{*}", "/a%3Ab/c"), ("/a", "/a/"), ("/a", "/a//"), ("/a", "/%61%2F"),
-     ("/{*}", "/a/"), ("*.html", "/a.html/")],
+     ("/{*}", "/a/"), ("*.html", "/a.html/"), ("/a/", "/a"), ("/a//", "/a"), ("/a/", "/a///"), ("/a/*", "/a"),
+     ("*/a/", "/b/a"), ("/a/{*}/", "/a/b"), ("/a/{**}", "/a"), ("/{*}/{**}", "/a"), ("/a/{**}/b/", "/a/c/b"),
+     ("/%61/", "/a"), ("/a%2F", "/a")],
 )  # fmt: skip
 def test_spellings(pattern: str, path: str) -> None:
     """Two spellings of one path match, unless the very spelling is asked for."""
@@ -236,6 +238,15 @@ def test_other_paths_are_other_paths() -> None:
     assert not PathSet.of([parse_path_pattern("/a/")]).matches("/")
     assert not PathSet.of([parse_path_pattern("/a/{*}")]).matches("/a/")
     assert PathSet.of([parse_path_pattern("/a:b")]).matches_strictly("/a:b")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [("*/", "/a"), ("/a/{**}/", "/a/b"), ("/a/b/*", "/a"), ("/a/", "/ab"), ("/a/{*}/", "/a")],
+)
+def test_a_slash_that_is_meant(pattern: str, path: str) -> None:
+    """Where the slash is all that a pattern asks for, or where another segment is missing, it stays another path."""
+    assert not PathSet.of([parse_path_pattern(pattern)]).matches(path)
 
 
 @pytest.mark.parametrize(("block", "inside", "outside"), BLOCKS)

@@ -27,7 +27,7 @@ FIELDS: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
     ("paths", "*/x*", {"target": "/a/x*"}, {"target": "/a/xy"}),
     ("paths", "/pkg.Svc/Method", {"target": "/pkg.Svc/Method", "method": "POST"}, {"target": "/pkg.Svc/Other"}),
     ("paths", "/v1/{*}/b", {"target": "/v1/a/b"}, {"target": "/v1/a/a/b"}),
-    ("paths", "/v1/{**}", {"target": "/v1/a/b"}, {"target": "/v1"}),
+    ("paths", "/v1/{**}", {"target": "/v1/a/b"}, {"target": "/v2/a"}),
     ("ports", "8080", {"destination_port": 8080}, {"destination_port": 80}),
     ("ports", "0", {"destination_port": 0}, {"destination_port": 8080}),
 ]
@@ -105,6 +105,12 @@ SPELLINGS: Final = [
     ("/x", "/x%2f"),
     ("*/x", "/a/x/"),
     ("/x/{*}", "/x/1/"),
+    ("/x/", "/x"),
+    ("/x/", "/%78"),
+    ("/x/*", "/x"),
+    ("*/x/", "/a/x"),
+    ("/x/{*}/", "/x/1"),
+    ("/x/{**}", "/x"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Meshes that must keep everybody from the secret: written in two ways, under every safe setting."""
+"""Meshes that must keep everybody from the secret: written in four ways, under every safe setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ spec: {{action: {}, rules: [{{to: [{{operation: {{{}: [{}]}}}}]}}]}}
 """
 _POLICIES: Final = {
     "deny": _POLICY.format("DENY", "paths", SECRET),
+    "deny/": _POLICY.format("DENY", "paths", SECRET + "/"),
     "allow": _POLICY.format("ALLOW", "notPaths", SECRET),
+    "allow/": _POLICY.format("ALLOW", "notPaths", SECRET + "/"),
 }
 _AMBIGUOUS: Final[dict[str, AmbiguousPaths]] = {"refuse": "refuse", "judge": "judge"}
 KEYS: Final = tuple(

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from interop.client import Answer, Client
 from interop.generate import Case, Question
 from interop.sidecar import running
 from meshsec import Decision, Reason
 from meshsec.authn import NeedKeys
+from meshsec.matching import end_twin
 
 __all__ = ["Difference", "Tally", "ask_all", "compare", "decided", "served"]
 
@@ -126,8 +127,10 @@ def _path_is_odd(case: Case, question: Question) -> bool:
     )
 
 
-def _path_ends_in_a_slash(case: Case, question: Question) -> bool:
-    return question.target.partition("?")[0].partition("#")[0].endswith("/")
+def _slash_at_the_end_counts(case: Case, question: Question) -> bool:
+    """In the path, or in a policy."""
+    ends = any(end_twin(pattern) for pattern in _patterns(case, "paths"))
+    return ends or question.target.partition("?")[0].partition("#")[0].endswith("/")
 
 
 def _header_is_repeated(case: Case, question: Question) -> bool:
@@ -152,15 +155,15 @@ def _peer_is_odd(case: Case, question: Question) -> bool:
 
 def _namespace_has_a_star(case: Case, question: Question) -> bool:
     """One that could reach beyond the namespace."""
-    return any(
-        "*" in str(pattern)
-        for policy in case.policy.rules.policies
-        for rule in policy.rules
-        for conditions in (*rule.sources, rule.when)
-        for condition in conditions
-        if condition.key == "source.namespace"
-        for pattern in condition.patterns
-    )
+    return any("*" in str(pattern) for pattern in _patterns(case, "source.namespace"))
+
+
+def _patterns(case: Case, key: str) -> Iterator[Any]:
+    """All that the policies ask of one attribute."""
+    for policy in case.policy.rules.policies:
+        for rule in policy.rules:
+            for conditions in (*rule.sources, *rule.operations, rule.when):
+                yield from (pattern for item in conditions if item.key == key for pattern in item.patterns)
 
 
 def _any(case: Case, question: Question) -> bool:
@@ -192,7 +195,7 @@ LISTED: Final[tuple[tuple[frozenset[Reason], Callable[[Case, Question], bool], s
     (frozenset({Reason.HOST_INVALID, Reason.HOST_MISSING}), _any, "a host that could be read differently"),
     (frozenset({Reason.AUTHORIZATION_REPEATED}), _any, "two Authorization lines"),
     (_AUTHORIZATION, _path_is_odd, "a path with more than one reading"),
-    (_AUTHORIZATION, _path_ends_in_a_slash, "a path with a slash at its end"),
+    (_AUTHORIZATION, _slash_at_the_end_counts, "a slash at the end of a path"),
     (_AUTHORIZATION, _host_is_odd, "a host with a port or a dot at its end"),
     (_AUTHORIZATION, _header_is_repeated, "a header that came in several lines"),
     (_AUTHORIZATION, _header_is_forged, "a header that is made of claims, sent by the client"),

@@ -132,6 +132,9 @@ ROWS: Final[Mapping[str, Row]] = {
         (policy("DENY", paths("/a%3Ab")),), question("/a:b"), 200, "403 deny_rule", 200
     ),
     "a denied path with a slash at its end": Row(NO_ADMIN, question("/admin/"), 200, "403 deny_rule", 200),
+    "a denied path without the slash at its end": Row(
+        (policy("DENY", paths("/admin/*")),), question("/admin"), 200, "403 deny_rule", 200
+    ),
     "a path that alone is not allowed, with a slash at its end": Row(
         (policy("ALLOW", {"to": [{"operation": {"notPaths": ["/admin"]}}]}),),
         question("/admin/"),

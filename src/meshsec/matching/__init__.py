@@ -11,7 +11,7 @@ from ._index import Find, index_blocks, index_paths, index_texts
 from ._ip import IpAddress, IpBlock, parse_ip
 from ._pattern import Glob, Kind, PathTemplate, StringPattern, parse_path_pattern
 from ._regex import Regex
-from ._sets import PathSet, PatternSet, decode_path
+from ._sets import PathSet, PatternSet, decode_path, end_twin
 
 __all__ = [
     "Find",
@@ -25,6 +25,7 @@ __all__ = [
     "Regex",
     "StringPattern",
     "decode_path",
+    "end_twin",
     "index_blocks",
     "index_paths",
     "index_texts",

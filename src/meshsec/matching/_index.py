@@ -12,13 +12,13 @@ Must not know: what a bit stands for.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from ._ip import IpAddress, IpBlock
 from ._pattern import Kind, PathTemplate, StringPattern, is_plain_path
-from ._sets import decode_pattern, without_end
+from ._sets import decode_pattern, end_twin, without_end
 
 __all__ = ["Find", "index_blocks", "index_paths", "index_texts"]
 
@@ -72,12 +72,12 @@ def index_paths(pairs: Iterable[_Pair], *, every_reading: bool) -> Callable[[tup
     """Patterns for a path and its percent-decoding: as in :class:`PathSet`, all that a router takes for the same path
     counts, or only the very spelling, strictly."""
     pairs = list(pairs)
-    written = index_texts(pairs, strict=not every_reading)
     if not every_reading:
-        return lambda value: written(value[0])
-    twins = [(decode_pattern(pattern), mask) for pattern, mask in pairs]
-    same = all(twin[0] == pair[0] for twin, pair in zip(twins, pairs, strict=True))
-    decoded = written if same else index_texts(twins)
+        strictly = index_texts(pairs, strict=True)
+        return lambda value: strictly(value[0])
+    plain_pairs = [(decode_pattern(pattern), mask) for pattern, mask in pairs]
+    written = index_texts(_with_twins(pairs))
+    decoded = written if plain_pairs == pairs else index_texts(_with_twins(plain_pairs))
 
     def find(value: tuple[str, str]) -> int:
         path, plain = value
@@ -87,6 +87,13 @@ def index_paths(pairs: Iterable[_Pair], *, every_reading: bool) -> Callable[[tup
         return found
 
     return find
+
+
+def _with_twins(pairs: Iterable[_Pair]) -> Iterator[_Pair]:
+    for pattern, mask in pairs:
+        yield pattern, mask
+        if twin := end_twin(pattern):
+            yield twin, mask
 
 
 def index_blocks(pairs: Iterable[tuple[IpBlock, int]]) -> Callable[[IpAddress], int]:

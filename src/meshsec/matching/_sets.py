@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import unquote_to_bytes
 
 from ._pattern import Kind, PathTemplate, StringPattern
 
-__all__ = ["PathSet", "PatternSet", "decode_path", "decode_pattern", "without_end"]
+__all__ = ["PathSet", "PatternSet", "decode_path", "decode_pattern", "end_twin", "without_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,25 @@ class PatternSet:
 
 @dataclass(frozen=True, slots=True)
 class PathSet:
-    """Patterns for the path of a request, which can be spelt in many ways: ``/a:b`` is ``/a%3Ab`` to an application.
+    """Patterns for the path of a request, which can be spelt in many ways: ``/a:b`` is ``/a%3Ab`` to an application,
+    and to some ``/a`` is ``/a/``.
 
     Attributes:
-        written: the patterns as the policy writes them.
-        decoded: the same, percent-decoded.
+        exact: the patterns as the policy writes them.
+        written: the same, and the twins of those that end in a slash.
+        decoded: all of these, percent-decoded.
     """
 
+    exact: PatternSet
     written: PatternSet
     decoded: PatternSet
 
     @classmethod
     def of(cls, patterns: Iterable[StringPattern | PathTemplate]) -> Self:
-        """Sort patterns by form, and their percent-decoded twins."""
+        """Sort patterns by form, and their twins."""
         patterns = tuple(patterns)
-        return cls(PatternSet.of(patterns), PatternSet.of(map(decode_pattern, patterns)))
+        decoded = tuple(map(decode_pattern, patterns))
+        return cls(PatternSet.of(patterns), PatternSet.of(_with_twins(patterns)), PatternSet.of(_with_twins(decoded)))
 
     def matches(self, path: str) -> bool:
         """Whether any spelling that a router takes for the same path matches: for what must not be escaped from."""
@@ -92,7 +96,7 @@ class PathSet:
 
     def matches_strictly(self, path: str) -> bool:
         """Whether Envoy would match this very spelling: for what must not be slipped into."""
-        return self.written.matches(path, strict=True)
+        return self.exact.matches(path, strict=True)
 
 
 def decode_path(text: str) -> str:
@@ -114,3 +118,35 @@ def decode_pattern(pattern: StringPattern | PathTemplate) -> StringPattern | Pat
         return pattern if text == pattern.text else replace(pattern, text=text)
     head = tuple(segment if segment is None else decode_path(segment) for segment in pattern.head)
     return PathTemplate(head, pattern.tail if pattern.tail is None else decode_path(pattern.tail))
+
+
+def end_twin(pattern: StringPattern | PathTemplate) -> StringPattern | PathTemplate | None:
+    """What matches ``/a`` where a pattern matches ``/a/`` by its own last slash; None where there is no such path.
+
+    ``/a/*`` and ``/a/{**}`` match ``/a/``, so they have the twin ``/a``. ``*/`` and ``/a/{**}/`` have none: the slash
+    at the end is all they ask for, and Istio's documentation promises that the latter misses ``/a/b``.
+    """
+    if isinstance(pattern, PathTemplate):
+        return _template_twin(pattern)
+    text = pattern.text.rstrip("/")
+    if not text or text == pattern.text:
+        return None
+    return StringPattern(Kind.SUFFIX if pattern.kind is Kind.SUFFIX else Kind.EXACT, text)
+
+
+def _template_twin(template: PathTemplate) -> PathTemplate | None:
+    head, tail = template.head, template.tail
+    if tail:
+        text = tail.rstrip("/")
+        return PathTemplate(head, text) if text and text != tail else None
+    if tail is None and not head[-1] == "":
+        return None
+    kept = head if tail is not None else head[:-1]
+    return PathTemplate(kept, None) if len(kept) > 1 else None
+
+
+def _with_twins(patterns: Iterable[StringPattern | PathTemplate]) -> Iterator[StringPattern | PathTemplate]:
+    for pattern in patterns:
+        yield pattern
+        if twin := end_twin(pattern):
+            yield twin
