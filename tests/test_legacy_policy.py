@@ -418,7 +418,7 @@ TOKEN = mint(
         ("USE_ORIGIN", "request.auth.principal", f"{ISSUER}/alice", INGRESS, TOKEN, True),
         ("USE_ORIGIN", "request.auth.principal", f"{ISSUER}/alice smith", INGRESS, TOKEN, False),
         ("USE_ORIGIN", "request.auth.principal", f"{ISSUER}/a/b", None, mint(sub="a/b"), True),
-        ("USE_ORIGIN", "request.auth.principal", f"{ISSUER}*", None, TOKEN, True),
+        ("USE_ORIGIN", "request.auth.principal", f"{ISSUER}/*", None, TOKEN, True),
         ("USE_ORIGIN", "request.auth.principal", "*", INGRESS, None, False),
         ("USE_ORIGIN", "request.auth.principal", "*", INGRESS, mint(sub=None), False),
         # the first audience alone

@@ -15,6 +15,7 @@ from interop import words
 from interop.client import Route
 from interop.sidecar import Site
 from meshsec import Connection, HttpRequest, MeshConfig, PeerIdentity, Workload, WorkloadPolicy
+from meshsec.attributes import Target, read_target
 from meshsec.resources import PathNormalization, parse
 
 __all__ = ["Case", "Question", "cases", "questions"]
@@ -114,7 +115,7 @@ def cases(rng: random.Random, sites: Sequence[Site]) -> Iterator[Case]:
             ambiguous_paths="istio" if istio else rng.choice(("refuse", "judge")),
             allow_no_policy=True,
         )
-        yield Case.of(_Author(rng, site).documents(), config, site)
+        yield Case.of(_Author(rng, site, config.path_normalization).documents(), config, site)
 
 
 def questions(rng: random.Random, case: Case, count: int) -> list[Question]:
@@ -129,6 +130,7 @@ class _Author:
 
     rng: random.Random
     site: Site
+    mode: PathNormalization
 
     def documents(self) -> list[Document]:
         """Half of the time one policy on one attribute, so that every verdict tells of it."""
@@ -224,8 +226,18 @@ class _Author:
             "hosts": words.HOST_PATTERNS,
             "ports": self._ports,
             "methods": words.METHOD_PATTERNS,
-            "paths": words.PATH_PATTERNS,
+            "paths": self._paths,
         }
+
+    @property
+    def _paths(self) -> list[str]:
+        """Without those that no path has once it is normalized: they are refused."""
+        targets = ((text, read_target(text, self.mode, "istio")) for text in words.PATH_PATTERNS)
+        return [
+            text
+            for text, target in targets
+            if text[-1] == "*" or "{" in text or not isinstance(target, Target) or target.path == text
+        ]
 
     @property
     def _whens(self) -> dict[str, Sequence[str]]:
@@ -354,6 +366,7 @@ class _Caller:
                             "a b",
                             "b\t",
                             "\xe9",
+                            "\xc3\xa9",
                             "a\x01"[: 1 if self._maybe(0.9) else 2],
                         )
                     ),

@@ -323,7 +323,7 @@ def test_a_selector_needs_every_label(labels: dict[str, str], selected: bool) ->
     [
         ("/a", ("/a",)),
         (" /a , /b* ,\n*c\r\n/v/{*}\n\n", ("/a", "/b*", "*c", "/v/{*}")),
-        ("/a b", ("/a b",)),
+        ("/a%20b", ("/a%20b",)),
     ],
 )
 def test_path_annotations_are_lists(text: str, patterns: tuple[str, ...]) -> None:

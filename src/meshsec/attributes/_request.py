@@ -15,19 +15,12 @@ from typing import Final
 
 from .._values import quick
 from ..decision import Reason
-from ..resources import AmbiguousPaths, Compatibility, PathNormalization
+from ..resources import METHODS, AmbiguousPaths, Compatibility, PathNormalization
 from ._facts import HttpRequest
 from ._path import Target, read_target
 from ._refusal import Refusal
 
 __all__ = ["RequestFacts", "read_request"]
-
-# What Envoy's HTTP/1 codec takes; every other method is 400 there too. Methods are case-sensitive.
-_METHODS: Final = frozenset({
-    "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR",
-    "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE", "PUT", "REBIND",
-    "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
-})  # fmt: skip
 
 # Some WSGI servers take these from a header, which would move the mount under the path that is judged.
 _CGI: Final = frozenset({"script-name", "script_name", "path-info", "path_info"})
@@ -86,7 +79,7 @@ def read_request(
 
     Does not see what a server already dropped or merged: with ``joined_headers``, repeated lines.
     """
-    if request.method not in _METHODS:
+    if request.method not in METHODS:
         return Refusal(Reason.METHOD_INVALID, "the method is unknown, or not in upper case")
     lines = _read_lines(request.headers)
     if isinstance(lines, Refusal):

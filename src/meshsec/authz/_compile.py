@@ -99,7 +99,8 @@ def _compile_each(
 
 def _compile_policy(policy: AuthorizationPolicy, config: MeshConfig, slots: _Slots) -> CompiledPolicy:
     action = policy.spec.action
-    scope = Scope(policy.namespace, (config.trust_domain, *config.trust_domain_aliases))
+    domains = (config.trust_domain, *config.trust_domain_aliases)
+    scope = Scope(policy.namespace, domains, config.path_normalization)
     compiler = _Compiler(action, scope, config.compatibility == "istio", slots)
     rules = tuple(compiler.rule(policy.id, index, rule) for index, rule in enumerate(policy.spec.rules or ()))
     return CompiledPolicy(policy.id, action, rules, policy.dry_run)

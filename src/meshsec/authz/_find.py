@@ -80,7 +80,7 @@ def _over_each(find: Callable[[str], int]) -> Callable[[Sequence[str]], int]:
 
 
 def _header(parts: Parts, doubt: Doubt) -> Find:
-    pairs = _pairs(parts)
+    pairs = [(_match.on_the_wire(pattern), mask) for pattern, mask in _pairs(parts)]
     find_line = _over_each(index_texts(pairs))
     find_joined = _possible(pairs) if doubt.matches else _certain(pairs)
 

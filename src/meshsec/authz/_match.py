@@ -61,6 +61,7 @@ def any_text(patterns: Sequence[StringPattern], _doubt: Doubt) -> Test:
 
 def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
     """Any line. A line that may be several is judged by every way it may have been joined from them."""
+    patterns = tuple(map(on_the_wire, patterns))
     matches = PatternSet.of(patterns).matches
     possible = tuple(NEEDLES[pattern.kind].format(joined(pattern.text)) for pattern in patterns)
     # Where the first line ends is not known, but how it begins is, up to the first comma; so with the last.
@@ -77,6 +78,13 @@ def header(patterns: Sequence[StringPattern], doubt: Doubt) -> Test:
         return certain(pieces) and all(map(certain, pieces.split(",")))
 
     return test
+
+
+def on_the_wire(pattern: StringPattern) -> StringPattern:
+    """Text of a request is bytes as latin-1; those of a policy's text are UTF-8, as Envoy compares it."""
+    if pattern.text.isascii():
+        return pattern
+    return StringPattern(pattern.kind, pattern.text.encode("utf-8", "surrogatepass").decode("latin-1"))
 
 
 # What text between commas must hold for some line of it to match.

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 
+from ..attributes import Target, read_target
 from ..matching import Glob, IpBlock, Kind, PathTemplate, StringPattern, parse_path_pattern
+from ..resources import PathNormalization
 
 __all__ = ["Pattern", "RequestPrincipalPattern", "Scope", "ServiceAccount"]
 
@@ -24,10 +26,12 @@ class Scope:
     Attributes:
         namespace: the policy's.
         trust_domains: the mesh's own first, then its aliases.
+        normalization: what becomes of a path before it is judged.
     """
 
     namespace: str
     trust_domains: tuple[str, ...]
+    normalization: PathNormalization = PathNormalization.BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +113,15 @@ def host(text: str, _scope: Scope) -> Iterable[Pattern]:
     return (StringPattern.parse(text.lower()),)
 
 
-def path(text: str, _scope: Scope) -> Iterable[Pattern]:
-    """Star forms and templates."""
-    return (parse_path_pattern(text),)
+def path(text: str, scope: Scope) -> Iterable[Pattern]:
+    """Star forms and templates. Raises ValueError for a path that is always normalized to another one."""
+    pattern = parse_path_pattern(text)
+    if isinstance(pattern, StringPattern) and pattern.kind is Kind.EXACT:
+        target = read_target(text, scope.normalization, "istio")
+        if not isinstance(target, Target) or target.path != text:
+            judged = f": it is judged as {target.path!a}" if isinstance(target, Target) else ""
+            raise ValueError(f"{text[:80]!a} can match no path under {scope.normalization}{judged}")
+    return (pattern,)
 
 
 def port(text: str, _scope: Scope) -> Iterable[Pattern]:

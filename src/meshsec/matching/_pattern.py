@@ -14,6 +14,7 @@ __all__ = ["Glob", "Kind", "PathTemplate", "StringPattern", "is_plain_path", "pa
 _ONE: Final = "{*}"
 _ANY: Final = "{**}"
 _LITERAL: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%!$&'()+,;:@=")
+_VISIBLE: Final = frozenset(map(chr, range(0x21, 0x7F))) - {"?", "#"}  # what a path is made of
 # The characters that Envoy lets {*} and {**} stand for, and the slash.
 _PLAIN_PATH: Final = _LITERAL | frozenset("*/")
 
@@ -167,12 +168,14 @@ def parse_path_pattern(text: str) -> StringPattern | PathTemplate:
 
     Raises:
         ValueError: empty; a malformed template; a lone brace; or a pattern no path can match, because a path begins
-            with a slash.
+            with a slash, is visible ASCII and holds neither ``?`` nor ``#``.
     """
     if _ONE in text or _ANY in text:
         return PathTemplate.parse(text)
     if "{" in text or "}" in text:
         raise ValueError(f"{text!a} holds a brace outside {{*}} and {{**}}")
+    if not _VISIBLE.issuperset(text):
+        raise ValueError(f"{text[:80]!a} can match no path: it is judged percent-encoded, without query and fragment")
     pattern = StringPattern.parse(text, nonempty=True)
     if pattern.kind in (Kind.EXACT, Kind.PREFIX) and not pattern.text.startswith("/"):
         raise ValueError(f"{text!a} can match no path: a path begins with /")

@@ -139,7 +139,7 @@ def _template_twin(template: PathTemplate) -> PathTemplate | None:
     if tail:
         text = tail.rstrip("/")
         return PathTemplate(head, text) if text and text != tail else None
-    if tail is None and not head[-1] == "":
+    if tail is None and head[-1] != "":
         return None
     kept = head if tail is not None else head[:-1]
     return PathTemplate(kept, None) if len(kept) > 1 else None

@@ -71,8 +71,10 @@ from ._request_authentication import (
     RequestAuthenticationSpec,
 )
 from ._resource import Foreign, Metadata, TargetReference, WorkloadSelector
+from ._values import METHODS
 
 __all__ = [
+    "METHODS",
     "Action",
     "AmbiguousPaths",
     "AuthorizationPolicy",

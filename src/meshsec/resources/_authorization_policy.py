@@ -14,17 +14,21 @@ from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model
 from pydantic.alias_generators import to_camel
 
 from ..matching import parse_path_pattern
-from ._conditions import (
-    check_ip_block,
-    check_key,
-    check_port,
-    check_service_account,
-    check_trust_domain,
-    value_check,
-)
+from ._conditions import check_key, value_check
 from ._model import Model, Text, Texts, check_each, checked, complain
 from ._problems import Complaint
 from ._resource import IstioObject, Targets
+from ._values import (
+    check_host,
+    check_ip_block,
+    check_method,
+    check_namespace,
+    check_port,
+    check_principal,
+    check_request_principal,
+    check_service_account,
+    check_trust_domain,
+)
 
 __all__ = [
     "Action",
@@ -62,9 +66,14 @@ _NEED_RULES: Final[Mapping[Action, str]] = {Action.DENY: "denies nothing", Actio
 _IDENTITY_FIELDS: Final = ("principals", "request_principals", "namespaces", "service_accounts", "trust_domains")
 _IDENTITY_KEYS: Final = ("source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain")
 
+_Hosts = Annotated[tuple[Annotated[Text, checked(check_host)], ...], Field(min_length=1)]
 _IpBlocks = Annotated[tuple[Annotated[Text, checked(check_ip_block)], ...], Field(min_length=1)]
+_Methods = Annotated[tuple[Annotated[Text, checked(check_method)], ...], Field(min_length=1)]
+_Namespaces = Annotated[tuple[Annotated[Text, checked(check_namespace)], ...], Field(min_length=1)]
 _Paths = Annotated[tuple[Annotated[Text, checked(parse_path_pattern)], ...], Field(min_length=1)]
 _Ports = Annotated[tuple[Annotated[Text, checked(check_port)], ...], Field(min_length=1)]
+_Principals = Annotated[tuple[Annotated[Text, checked(check_principal)], ...], Field(min_length=1)]
+_RequestPrincipals = Annotated[tuple[Annotated[Text, checked(check_request_principal)], ...], Field(min_length=1)]
 _ServiceAccounts = Annotated[
     tuple[Annotated[Text, checked(check_service_account)], ...], Field(min_length=1, max_length=16)
 ]
@@ -95,12 +104,12 @@ class Source(_Entry):
         remote_ip_blocks: addresses of the original client, behind trusted proxies.
     """
 
-    principals: Texts = ()
-    not_principals: Texts = ()
-    request_principals: Texts = ()
-    not_request_principals: Texts = ()
-    namespaces: Texts = ()
-    not_namespaces: Texts = ()
+    principals: _Principals = ()
+    not_principals: _Principals = ()
+    request_principals: _RequestPrincipals = ()
+    not_request_principals: _RequestPrincipals = ()
+    namespaces: _Namespaces = ()
+    not_namespaces: _Namespaces = ()
     service_accounts: _ServiceAccounts = ()
     not_service_accounts: _ServiceAccounts = ()
     trust_domains: _TrustDomains = ()
@@ -129,12 +138,12 @@ class Operation(_Entry):
         paths: without query; exact, ``p*``, ``*s`` or templates.
     """
 
-    hosts: Texts = ()
-    not_hosts: Texts = ()
+    hosts: _Hosts = ()
+    not_hosts: _Hosts = ()
     ports: _Ports = ()
     not_ports: _Ports = ()
-    methods: Texts = ()
-    not_methods: Texts = ()
+    methods: _Methods = ()
+    not_methods: _Methods = ()
     paths: _Paths = ()
     not_paths: _Paths = ()
 

@@ -1,7 +1,6 @@
 """The attribute keys that ``when`` may name, and what their values must look like.
 
-One row per key. The same checks serve the fields of ``source`` and ``operation`` that mean the same attribute. Must
-not know: how an attribute is matched.
+One row per key. Must not know: how an attribute is matched.
 """
 
 from __future__ import annotations
@@ -9,39 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..matching import IpBlock
 from ._model import is_token
 from ._problems import suggest
+from ._values import (
+    check_header_value,
+    check_ip_block,
+    check_namespace,
+    check_port,
+    check_principal,
+    check_request_principal,
+    check_service_account,
+    check_sni,
+    check_trust_domain,
+)
 
-__all__ = ["check_ip_block", "check_key", "check_port", "check_service_account", "check_trust_domain", "value_check"]
+__all__ = ["check_key", "value_check"]
 
 Check = Callable[[str], object]
 
 _REMOVED: Final = frozenset({"destination.labels", "destination.name", "destination.namespace", "destination.user"})
-
-
-def check_ip_block(text: str) -> None:
-    """An address or a CIDR block."""
-    IpBlock.parse(text)
-
-
-def check_port(text: str) -> None:
-    """A decimal port, as text."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise ValueError(f"{text[:20]!a} is no port: a number from 0 to 65535, in quotes")
-
-
-def check_service_account(text: str) -> None:
-    """``name`` or ``namespace/name``, no wildcard."""
-    parts = text.split("/")
-    if len(text) > 320 or len(parts) > 2 or not all(parts) or "*" in text:
-        raise ValueError(f"{text[:80]!a} is no service account: name or namespace/name, without wildcards")
-
-
-def check_trust_domain(text: str) -> None:
-    """A trust domain, with at most one star, at an end."""
-    if "/" in text or "*" in text[1:-1] or text.count("*") > 1:
-        raise ValueError(f"{text[:80]!a} is no trust domain: no slash, and at most one '*', at an end")
 
 
 def _any(_: str) -> None:
@@ -49,24 +34,24 @@ def _any(_: str) -> None:
 
 
 _KEYS: Final[dict[str, Check]] = {
-    "connection.sni": _any,
+    "connection.sni": check_sni,
     "destination.ip": check_ip_block,
     "destination.port": check_port,
     "remote.ip": check_ip_block,
     "request.auth.audiences": _any,
     "request.auth.presenter": _any,
-    "request.auth.principal": _any,
+    "request.auth.principal": check_request_principal,
     "source.ip": check_ip_block,
-    "source.namespace": _any,
-    "source.principal": _any,
+    "source.namespace": check_namespace,
+    "source.principal": check_principal,
     "source.serviceAccount": check_service_account,
     "source.trustDomain": check_trust_domain,
 }
 
-# Keys that name an entry of a mapping: the text before the first bracket, and whether a name is a fine entry.
-_MAPS: Final[dict[str, Callable[[str], bool]]] = {
-    "request.auth.claims": bool,
-    "request.headers": is_token,
+# Keys that name an entry of a mapping: the text before the first bracket, whether a name is a fine entry, and values.
+_MAPS: Final[dict[str, tuple[Callable[[str], bool], Check]]] = {
+    "request.auth.claims": (bool, _any),
+    "request.headers": (is_token, check_header_value),
 }
 
 
@@ -83,7 +68,7 @@ def check_key(key: str) -> None:
         raise ValueError("experimental keys are not supported yet")
     if name in _MAPS:
         entry = rest.removesuffix("]")
-        if not bracket or not rest.endswith("]") or not _MAPS[name](entry):
+        if not bracket or not rest.endswith("]") or not _MAPS[name][0](entry):
             raise ValueError(f"{key[:80]!a} does not name an entry: write {name}[name]")
     elif key not in _KEYS:
         raise ValueError(f"unknown key {key[:80]!a}{suggest(key, [*_KEYS, *_MAPS])}")
@@ -91,4 +76,7 @@ def check_key(key: str) -> None:
 
 def value_check(key: str) -> Check:
     """What the values of a known key must look like."""
+    name, bracket, _ = key.partition("[")
+    if bracket and name in _MAPS:
+        return _MAPS[name][1]
     return _KEYS.get(key, _any)
