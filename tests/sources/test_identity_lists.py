@@ -25,9 +25,9 @@ def identity(ca: TestCA, **options: float) -> Identity:
     return Identity(X509Svid(chain, key), X509Bundle("td.example", [ca.certificate]))
 
 
-def revoke(ca: TestCA, serial: int) -> bytes:
-    """A list with one entry, PEM."""
-    now = datetime.fromtimestamp(NOW, UTC)
+def revoke(ca: TestCA, serial: int, moment: float = NOW) -> bytes:
+    """A list with one entry, PEM, that holds for an hour."""
+    now = datetime.fromtimestamp(moment, UTC)
     entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
     builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject).last_update(now)
     builder = builder.next_update(now + timedelta(hours=1)).add_revoked_certificate(entry)
@@ -55,6 +55,47 @@ def test_a_list_beside_the_identity_is_published(tmp_path: Path) -> None:
     keeper.refresh(NOW)
     assert keeper.material.current() is after
     assert "ca-crl.pem" in keeper.status()["failure"]
+
+
+def revoked_now(keeper: IdentityKeeper) -> list[int]:
+    """The serial numbers."""
+    return [serial for _, serial in keeper.material.current().revoked.entries]
+
+
+def test_an_expired_list_never_replaces_one_that_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever plays back an old list revokes nothing anew; said in the log, once, and in the status."""
+    ca = TestCA("td.example")
+    ours = identity(ca, not_after=NOW + 86400)
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    write_identity(tmp_path, ours.svid, ours.bundle, crl=revoke(ca, 7))
+    keeper.load(NOW)
+    renewed = identity(ca, not_after=NOW + 86400)
+    write_identity(tmp_path, renewed.svid, renewed.bundle, crl=revoke(ca, 6, NOW - 7200))
+    for _ in range(2):
+        keeper.refresh(NOW)
+    assert keeper.material.current().svid == renewed.svid  # a renewed certificate is not held up by it
+    assert (revoked_now(keeper), caplog.text.count("a CRL has expired")) == ([7], 1)
+    assert keeper.status()["crl_next_update"] == NOW + 3600
+    write_identity(tmp_path, ours.svid, ours.bundle, crl=revoke(ca, 8))
+    keeper.refresh(NOW)
+    assert revoked_now(keeper) == [8]
+
+
+def test_a_list_that_expires_goes_on_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it names stays revoked; an older one that was never replaced is better than none, at the start too."""
+    ca = TestCA("td.example", not_after=NOW + 86400)
+    ours = identity(ca, not_after=NOW + 86400)
+    write_identity(tmp_path, ours.svid, ours.bundle, crl=revoke(ca, 7))
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    for moment in (0, 3600, 3601, 3602, 7200):
+        keeper.refresh(NOW + moment)
+        assert ("a CRL has expired" in caplog.text) == (moment > 3600)
+        assert revoked_now(keeper) == [7]
+    assert caplog.text.count("a CRL has expired") == 1
+    late = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    late.refresh(NOW + 7200)
+    assert revoked_now(late) == [7]
+    assert caplog.text.count("a CRL has expired") == 2
 
 
 def test_our_own_end_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -91,8 +92,63 @@ def test_an_open_connection_ends_at_its_next_request() -> None:
 def test_several_lists_in_one_file_all_count() -> None:
     """As a CA with intermediates writes them."""
     other = TestCA("td.example", name="another root")
-    both = Revocations.from_pem(crl(CA, 1) + crl(other, 2, 3), [CA.certificate])
+    both = Revocations.from_pem(crl(CA, 1) + crl(other, 2, 3), [CA.certificate, other.certificate])
     assert {serial for _, serial in both.entries} == {1, 2, 3}
+    assert both.next_update == NOW + 3600
+
+
+@pytest.mark.parametrize("genuine", [True, False])
+def test_a_strangers_list_counts_only_under_the_issuers_own_signature(genuine: bool) -> None:
+    """Of an intermediate that only the peer's chain brings along; the forged twin's key is somebody else's."""
+    between = CA.intermediate()
+    chain, key = between.leaf()
+    web = X509Svid(chain, key)
+    lists = crl(between, web.serial, key=None if genuine else TestCA("td.example").key)
+    revoked = Revocations.from_pem(lists, [CA.certificate])
+    assert revoked.entries == frozenset()
+    if not genuine:
+        assert verified_peer(meet(revoked, web)) is not None
+        return
+    with pytest.raises(PeerRefusedError, match="revoked"):
+        meet(revoked, web)
+    assert verified_peer(meet(revoked, svid(CA))) is not None
+
+
+def test_a_list_of_another_trust_domains_root_counts_for_its_peers() -> None:
+    """Also where the chain was sent without its root."""
+    other = TestCA("other.example")
+    theirs = svid(other)
+    revoked = Revocations.from_pem(crl(other, theirs.serial), [CA.certificate])
+    revoked.check(theirs.chain)
+    with pytest.raises(SvidError, match="revoked"):
+        revoked.check(theirs.chain, [other.certificate])
+
+
+def test_a_list_that_never_ends_is_refused() -> None:
+    """RFC 5280 wants nextUpdate; without it nobody would ever notice that newer lists do not come."""
+    now = datetime.fromtimestamp(NOW, UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(CA.certificate.subject).last_update(now)
+    der = builder.next_update(now + timedelta(hours=1)).sign(CA.key, hashes.SHA256())
+    assert Revocations.from_pem(der.public_bytes(Encoding.PEM), [CA.certificate]).next_update == NOW + 3600
+    with pytest.raises(ConfigError, match="until when"):
+        Revocations.from_pem(without_next_update(der), [CA.certificate])
+
+
+def without_next_update(crl: x509.CertificateRevocationList) -> bytes:
+    """The same list, PEM, its second date cut out; the signature is looked at later."""
+    whole, signed = crl.public_bytes(Encoding.DER), crl.tbs_certlist_bytes
+    assert crl.next_update_utc is not None
+    date = b"\x17\x0d" + crl.next_update_utc.strftime("%y%m%d%H%M%SZ").encode()
+    assert (signed[1], signed.count(date)) == (len(signed) - 2, 1)
+    signature = whole[whole.index(signed) + len(signed) :]
+    der = sequence(sequence(signed[2:].replace(date, b"")) + signature)
+    return b"-----BEGIN X509 CRL-----\n" + b64encode(der) + b"\n-----END X509 CRL-----\n"
+
+
+def sequence(content: bytes) -> bytes:
+    """DER, for up to 255 bytes."""
+    length = bytes([len(content)]) if len(content) < 128 else bytes([0x81, len(content)])
+    return b"\x30" + length + content
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
 
-from meshsec.ca import CertificateAuthority
 from meshsec.errors import SvidError
-from meshsec.spiffe import X509BundleSet, X509Svid
+from meshsec.spiffe import X509Svid
 from meshsec.tls import (
     MeshSSLContext,
     PeerRefusedError,
@@ -290,85 +286,6 @@ def test_a_client_socket_may_be_wrapped_before_it_connects() -> None:
             sock.sendall(b"hello")
             assert verified_peer(sock) is not None
         assert served.result(TIMEOUT) == b"hello"
-
-
-class _Traffic:
-    """Clients that connect without a pause, and a count of how far each has come."""
-
-    def __init__(self, server: MeshSSLContext, caller: MeshSSLContext, clients: int) -> None:
-        self.errors: list[Exception] = []
-        self.progress = threading.Condition()
-        self.done = [0] * clients
-        self._server, self._caller = server, caller
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(clients)]
-
-    def _call(self, number: int) -> None:
-        try:
-            while not self._stop.is_set():
-                served, called = meet(self._serve, self._ask)
-                self.errors += [error for error in (served.error, called.error) if error]
-                with self.progress:
-                    self.done[number] += 1
-                    self.progress.notify_all()
-        except Exception as error:  # noqa: BLE001 - it is asserted that there are none
-            self.errors.append(error)
-
-    def _serve(self, raw: socket.socket) -> None:
-        with self._server.wrap_socket(raw, server_side=True) as sock:
-            sock.sendall(sock.recv(5))
-
-    def _ask(self, raw: socket.socket) -> None:
-        with self._caller.wrap_socket(raw) as sock:
-            sock.sendall(b"hello")
-            if sock.recv(5) != b"hello":
-                raise AssertionError("no answer")
-
-    def everyone_has_finished_what_was_under_way(self) -> None:
-        """Wait until no connection of before this call is left."""
-        with self.progress:
-            goal = [count + 1 for count in self.done]
-            ready = self.progress.wait_for(
-                lambda: self.errors or all(map(int.__ge__, self.done, goal)), timeout=TIMEOUT
-            )
-        assert ready
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(TIMEOUT)
-
-
-def test_fifty_rotations_of_certificates_and_roots_under_load() -> None:
-    """Certificates and the root change while clients connect from several threads; not one connection fails."""
-    ca = CertificateAuthority.create("td.example")
-    sides = [
-        StaticMaterial(ca.issue_x509_svid(f"spiffe://td.example/{name}"), X509BundleSet([ca.bundle]))
-        for name in ("server", "client")
-    ]
-    traffic = _Traffic(server_context(sides[0]), client(sides[1]), clients=3)
-    with traffic.running():
-        for turn in range(50):
-            if turn % 10 == 9:
-                ca = ca.rotate_root()
-                for side in sides:
-                    side.replace(bundles=X509BundleSet([ca.bundle]))
-                traffic.everyone_has_finished_what_was_under_way()
-            for side, name in zip(sides, ("server", "client"), strict=True):
-                side.replace(svid=ca.issue_x509_svid(f"spiffe://td.example/{name}"))
-            traffic.everyone_has_finished_what_was_under_way()
-            if turn % 10 == 9:
-                ca = ca.retire_old_roots()
-                for side in sides:
-                    side.replace(bundles=X509BundleSet([ca.bundle]))
-    assert traffic.errors == []
-    assert min(traffic.done) >= 50
 
 
 def test_the_generation_rises_with_the_bundles_only() -> None:

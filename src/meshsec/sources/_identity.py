@@ -6,6 +6,7 @@ A source only reads; the keeper judges what was read and publishes it. Neither k
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,8 @@ class FileIdentity:
         bundle = X509Bundle.from_pem(self.trust_domain, roots.read_bytes(), source=str(roots))
         if not lists.exists():
             return Identity(svid, bundle)
-        revoked = Revocations.from_pem(lists.read_bytes(), bundle.x509_authorities, source=str(lists))
+        issuers = (*bundle.x509_authorities, *svid.certificates[1:])
+        revoked = Revocations.from_pem(lists.read_bytes(), issuers, source=str(lists))
         return Identity(svid, bundle, revoked)
 
 
@@ -149,6 +151,7 @@ class IdentityKeeper:
         self._published: Identity | None = None
         self._failure: str | None = None
         self._expired: Identity | None = None
+        self._outdated: Revocations | None = None
 
     def load(self, now: float) -> None:
         """Read, judge and publish. Raises MeshsecError or OSError and then changes nothing."""
@@ -161,7 +164,7 @@ class IdentityKeeper:
             raise SvidError(f"{found}, this workload is {self._expected}", code="wrong_identity")
         # Our own chain is held to what our peers will hold it to; this also finds a half-replaced set of files.
         verify_x509_svid(identity.svid.chain, bundles, now=now, role="client")
-        self.material.replace(svid=identity.svid, bundles=bundles, revoked=identity.revoked)
+        self.material.replace(svid=identity.svid, bundles=bundles, revoked=self._fresher(identity.revoked, now))
         self._published = identity
         for name in namesakes(bundles):
             _log.warning("authorities named %s carry no key identifier: OpenSSL may mix them up", name)
@@ -179,19 +182,35 @@ class IdentityKeeper:
             self._failure = failure
         else:
             self._failure = None
+        self._say_what_has_ended(now)
+
+    def _fresher(self, revoked: Revocations, now: float) -> Revocations:
+        """An expired list still names what was revoked, but never takes the place of one that holds."""
+        held = self.material.current().revoked
+        return held if revoked.next_update < now <= held.next_update < math.inf else revoked
+
+    def _say_what_has_ended(self, now: float) -> None:
+        """Once each."""
         published = self._published
-        if published is not None and now > published.svid.not_after and self._expired is not published:
+        if published is None:
+            return
+        if now > published.svid.not_after and self._expired is not published:
             self._expired = published
             _log.error("our own certificate has expired (%s): every handshake fails", self._source.origin)
+        if now > published.revoked.next_update and self._outdated != published.revoked:
+            self._outdated = published.revoked
+            _log.warning("a CRL has expired (%s): what it names stays revoked", self._source.origin)
 
     def status(self) -> dict[str, Any]:
         """What is published and what last failed; no key material."""
         svid = self._published.svid if self._published else None
+        next_update = self.material.current().revoked.next_update
         return {
             "origin": self._source.origin,
             "id": str(self._expected),
             "serial": f"{svid.serial:x}" if svid else None,
             "not_after": svid.not_after if svid else None,
+            "crl_next_update": next_update if next_update < math.inf else None,
             "failure": self._failure,
         }
 

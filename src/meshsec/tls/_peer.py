@@ -117,7 +117,7 @@ def recheck(peer: VerifiedPeer, source: MaterialSource, *, now: float) -> Verifi
         return peer
     bundle = material.bundles.get(peer.id.trust_domain)
     try:
-        material.revoked.check(peer.path or peer.chain)
+        material.revoked.check(peer.path or peer.chain, bundle.x509_authorities if bundle else ())
     except SvidError as error:
         raise SvidError(f"{peer.id} is trusted no longer: {error}", code="peer_distrusted") from error
     if bundle is None or not _anchored(peer.path, bundle):
@@ -139,7 +139,8 @@ def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: f
     """
     material = source.current()
     spiffe_id = verify_x509_svid(chain, material.bundles, now=now, role="client")
-    material.revoked.check(chain)
+    bundle = material.bundles.get(spiffe_id.trust_domain)
+    material.revoked.check(chain, bundle.x509_authorities if bundle else ())
     return VerifiedPeer(
         id=spiffe_id,
         chain=chain,
@@ -180,7 +181,7 @@ def _identify(
         # And OpenSSL stops at the first authority it finds; where trust domains cross-sign, that may be another's.
         verify_x509_svid(chain, material.bundles, now=time.time(), role=role)
         path = ()
-    material.revoked.check(path or chain)
+    material.revoked.check(path or chain, bundle.x509_authorities)
     return VerifiedPeer(
         id=spiffe_id,
         chain=chain,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import SvidError
 from ._sockets import PATIENCE_SECONDS, GuardedObject, GuardedSocket, refuse
@@ -77,13 +77,7 @@ class PermissiveObject(GuardedObject):
     def pending(self) -> int:
         return self._incoming.pending if self.plaintext else super().pending()
 
-    @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> ssl._PeerCertRetDictType | None: ...
-    @overload
-    def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
-    @overload
-    def getpeercert(self, binary_form: bool) -> ssl._PeerCertRetType: ...
-    def getpeercert(self, binary_form: bool = False) -> ssl._PeerCertRetType:
+    def getpeercert(self, binary_form: bool = False) -> Any:  # overloaded in the ssl module
         """As in the ssl module; None on plaintext."""
         return None if self.plaintext else super().getpeercert(binary_form)
 
@@ -134,13 +128,7 @@ class PermissiveSocket(GuardedSocket):
     def unwrap(self) -> socket.socket:
         return self if self.plaintext else super().unwrap()
 
-    @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> ssl._PeerCertRetDictType | None: ...
-    @overload
-    def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
-    @overload
-    def getpeercert(self, binary_form: bool) -> ssl._PeerCertRetType: ...
-    def getpeercert(self, binary_form: bool = False) -> ssl._PeerCertRetType:
+    def getpeercert(self, binary_form: bool = False) -> Any:  # overloaded in the ssl module
         """As in the ssl module; None on plaintext."""
         return None if self.plaintext else super().getpeercert(binary_form)
 
