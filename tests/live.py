@@ -72,10 +72,12 @@ OURS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 GUNICORN: Final[dict[str, str]] = {
     "gunicorn sync": "workers = 1",
     "gunicorn gthread": "workers = 1\nthreads = 8\nkeepalive = 30",
+    "gunicorn gevent": "worker_class = 'gevent'",
     "gunicorn asgi": "worker_class = 'meshsec.servers.gunicorn_asgi.MeshWorker'",
     "gunicorn asgi asyncio": "worker_class = 'meshsec.servers.gunicorn_asgi.MeshWorker'\nasgi_loop = 'asyncio'",
     "gunicorn uvicorn": "worker_class = 'meshsec.servers.gunicorn_uvicorn.MeshWorker'",
 }
+GEVENT: Final = "import gevent.monkey\ngevent.monkey.patch_all()\n"
 LONG: Final = ("hypercorn asyncio", "gunicorn asgi asyncio")
 SERVERS: Final = tuple(name for name in (*OURS, *GUNICORN) if FULL or name not in LONG)
 ASGI: Final = tuple(name for name in SERVERS if any(word in name for word in ("uvicorn", "hypercorn", "asgi")))
@@ -122,14 +124,14 @@ def command(name: str, folder: Path, port: int, app: str = "") -> list[str]:
     if name in OURS:
         kind, options = OURS[name]
         return [sys.executable, str(HERE / "served.py"), kind, str(port), json.dumps(options), app]
-    conf = gunicorn_conf(folder, port, GUNICORN[name])
+    conf = gunicorn_conf(folder, port, GUNICORN[name], before=GEVENT if "gevent" in name else "")
     return [sys.executable, "-m", "gunicorn", "-c", str(conf), f"served:{app}{'asgi' if name in ASGI else 'wsgi'}"]
 
 
-def gunicorn_conf(folder: Path, port: int, more: str) -> Path:
+def gunicorn_conf(folder: Path, port: int, more: str, before: str = "") -> Path:
     """A configuration file with our lines in it."""
     conf = folder / "gunicorn.conf.py"
-    conf.write_text(f"from meshsec.servers.gunicorn import *\nbind = '127.0.0.1:{port}'\n{more}\n")
+    conf.write_text(f"{before}from meshsec.servers.gunicorn import *\nbind = '127.0.0.1:{port}'\n{more}\n")
     return conf
 
 

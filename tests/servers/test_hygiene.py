@@ -44,6 +44,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "hypercorn asyncio": {"lower-case method": "1"},
     "gunicorn sync": WSGI,
     "gunicorn gthread": WSGI,
+    "gunicorn gevent": WSGI,
     "gunicorn asgi": {"underscore twins": "2"},
     "gunicorn asgi asyncio": {"underscore twins": "2"},
     "werkzeug": {**WSGI, "absolute form, other host": "1"},
@@ -68,7 +69,9 @@ def test_what_a_server_makes_of_ambiguous_requests(name: str, tmp_path: Path) ->
     assert found == {**USUAL, **OWN.get(name, {})}
 
 
-@pytest.mark.parametrize("name", ["gunicorn gthread", "gunicorn sync"] if FULL else ["gunicorn gthread"])
+@pytest.mark.parametrize(
+    "name", ["gunicorn gthread", "gunicorn sync", "gunicorn gevent"] if FULL else ["gunicorn gthread"]
+)
 @pytest.mark.parametrize(
     ("header", "answer"),
     [("X-Other: /a", "200"), ("SCRIPT_NAME: /a", "200"), ("PATH_INFO: /c", "200"), ("Script-Name: /a", "400")],

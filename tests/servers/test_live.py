@@ -31,6 +31,8 @@ def test_uvicorn_workers_load_their_own_mesh(tmp_path: Path) -> None:
     ("more", "reason"),
     [
         ("worker_class = 'asgi'", "is not supported: use one of"),
+        ("worker_class = 'gevent'", "gevent.monkey.patch_all() must come first"),
+        ("import gevent.monkey\ngevent.monkey.patch_all()\nworker_class = 'gevent'", "must come first"),
         ("bind = ['127.0.0.1:0']", "exactly one TCP port"),
         ("bind = 'unix:{folder}/x.sock'", "exactly one TCP port"),
         ("bind = ['127.0.0.1:1', '127.0.0.1:2']", "exactly one TCP port"),
@@ -50,6 +52,7 @@ def test_gunicorn_does_not_start_what_it_cannot_serve_safely(more: str, reason: 
     "more",
     [
         "on_starting = lambda server: None\nworker_class = 'asgi'",
+        "on_starting = lambda server: None\nworker_class = 'gevent'",
         "on_starting = lambda server: None\nbind = ['127.0.0.1:{port}', 'unix:{folder}/x.sock']",
         "raw_env = ['MESHSEC_CONFIG=/nowhere']",
         "ssl_context = lambda conf, default: default()",

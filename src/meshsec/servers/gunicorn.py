@@ -1,9 +1,10 @@
 """gunicorn: ``from meshsec.servers.gunicorn import *`` in ``gunicorn.conf.py``.
 
-For the sync and gthread workers, and for the ASGI workers of ``meshsec.servers.gunicorn_asgi`` and
-``meshsec.servers.gunicorn_uvicorn``. Each worker process loads its own mesh (:func:`meshsec.servers.current_mesh`);
-the application is wrapped with the same: ``app = current_mesh().wsgi(app)``. With the WSGI workers the peer reaches
-the middleware as ``environ["gunicorn.socket"]``. This file must not know policies or certificates.
+For the sync, gthread and gevent workers, and for the ASGI workers of ``meshsec.servers.gunicorn_asgi`` and
+``meshsec.servers.gunicorn_uvicorn``; for gevent, ``gevent.monkey.patch_all()`` comes before that line. Each worker
+process loads its own mesh (:func:`meshsec.servers.current_mesh`); the application is wrapped with the same:
+``app = current_mesh().wsgi(app)``. With the WSGI workers the peer reaches the middleware as
+``environ["gunicorn.socket"]``. This file must not know policies or certificates.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import sys
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Final, Protocol
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any, Final, Protocol
 
 from ..errors import ConfigError, MeshsecError, SvidError
-from ..tls import TlsMaterial, server_context
+from ..tls import MeshSSLContext, TlsMaterial, server_context
 from ._process import current_mesh
 from ._worker import CarriesPeers
 
@@ -66,12 +69,16 @@ def on_starting(server: _Arbiter) -> None:
         raise RuntimeError(f"meshsec: {error}") from error
 
 
-def ssl_context(conf: _Config, default_ssl_context_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG001
+def ssl_context(conf: _Config, default_ssl_context_factory: Callable[[], ssl.SSLContext]) -> Any:  # noqa: ARG001
     """gunicorn's hook, asked for every connection: always the same context, and never an error.
 
     An error here makes some workers go on in plaintext; what cannot be served gets a context that refuses everyone.
     """
-    return _context(conf)
+    context = _context(conf)
+    if not _is_gevent(conf.worker_class):
+        return context
+    # gevent's server would shake hands where nobody catches what a refused client raises, and print it.
+    return SimpleNamespace(wrap_socket=partial(context.wrap_socket, do_handshake_on_connect=False))
 
 
 @cache
@@ -82,8 +89,14 @@ def _context(conf: _Config) -> ssl.SSLContext:
         return current_mesh().server_context(port=_port(conf))
     except Exception as error:  # noqa: BLE001 - see above
         _log.exception("every TLS handshake is refused")
-        reason = str(error) if isinstance(error, MeshsecError) else "an internal error"
+        return _refusing(str(error) if isinstance(error, MeshsecError) else "an internal error")
+
+
+def _refusing(reason: str) -> ssl.SSLContext:
+    try:
         return server_context(_Nothing(reason))
+    except ConfigError:  # not even that, where something has replaced the ssl module's classes
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate no handshake succeeds
 
 
 class _Nothing:
@@ -96,15 +109,27 @@ class _Nothing:
         raise SvidError(f"there is nothing to serve: {self._reason}", code="not_served")
 
 
+def _is_gevent(worker_class: type) -> bool:
+    """gevent's own worker or one derived from it; the other of gevent's speaks HTTP in its own way."""
+    module = sys.modules.get("gunicorn.workers.ggevent")
+    derived = module is not None and issubclass(worker_class, module.GeventWorker)
+    return derived and getattr(worker_class, "server_class", None) is None
+
+
 def _check_worker_class(worker_class: type) -> None:
+    if _is_gevent(worker_class):
+        if ssl.SSLContext.__module__ != "gevent.ssl" or not issubclass(MeshSSLContext, ssl.SSLContext):
+            early = "gevent.monkey.patch_all() must come first in gunicorn.conf.py"
+            raise ConfigError(f"gevent replaces Python's TLS: {early}, before anything of meshsec is imported")
+        return
     from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
     from gunicorn.workers.sync import SyncWorker  # type: ignore[import-untyped]
 
     if not issubclass(worker_class, SyncWorker | ThreadWorker | CarriesPeers):
         name = f"{worker_class.__module__}.{worker_class.__qualname__}"
         # uvicorn's worker never asks the hook, and gunicorn's own asgi worker serves plaintext when the hook fails.
-        known = "sync, gthread, meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
-        raise ConfigError(f"worker class {name} is not supported: use one of {known}")
+        ours = "meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
+        raise ConfigError(f"worker class {name} is not supported: use one of sync, gthread, gevent, {ours}")
 
 
 def _check_headers(conf: object) -> None:

@@ -35,4 +35,5 @@ class MeshWorker(CarriesPeers, UvicornWorker):  # type: ignore[misc]
         self.config.ssl_context_factory = self._context
 
     def _context(self, *_: object) -> ssl.SSLContext:
-        return ssl_context(self.cfg, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        context: ssl.SSLContext = ssl_context(self.cfg, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        return context

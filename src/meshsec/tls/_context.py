@@ -9,7 +9,6 @@ into it, or turn verification off, change nothing. This file must not know who p
 
 from __future__ import annotations
 
-import _ssl
 import logging
 import socket
 import ssl
@@ -30,7 +29,7 @@ __all__ = ["MeshSSLContext", "client_context", "server_context"]
 _log: Final = logging.getLogger("meshsec.tls")
 _PROTOCOL: Final = {"client": ssl.PROTOCOL_TLS_SERVER, "server": ssl.PROTOCOL_TLS_CLIENT}  # by the peer's role
 
-_C_CONTEXT: Final = _ssl._SSLContext
+_KNOWN: Final = ("ssl", "gevent.ssl")  # whose classes ours may derive from
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # For TLS 1.2, where it is permitted: forward secrecy and authenticated encryption only. Those of 1.3 are always so.
@@ -169,9 +168,13 @@ class MeshSSLContext(ssl.SSLContext):
     def __new__(
         cls, gate: Gate, _minimum: MinimumVersion = "1.3", _plaintext: Callable[[], bool] | None = None
     ) -> Self:
-        if ssl.SSLContext.__base__ is not _C_CONTEXT:
-            # truststore.inject_into_ssl() and gevent do; then settings recurse, and event loops refuse our class.
-            raise ConfigError("something has replaced ssl.SSLContext: a mesh needs Python's own", code="ssl_replaced")
+        if not issubclass(MeshSSLContext, ssl.SSLContext) or ssl.SSLContext.__module__ not in _KNOWN:
+            # truststore.inject_into_ssl() does, and so does gevent if it comes later than this module; then settings
+            # recurse, and event loops refuse our class.
+            raise ConfigError(
+                "something has replaced ssl.SSLContext: a mesh needs Python's own, or gevent's if it patches first",
+                code="ssl_replaced",
+            )
         return super().__new__(cls, _PROTOCOL[gate.role])
 
     def __init__(

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
 
 from ..errors import SvidError
 from ._peer import Gate, VerifiedPeer
@@ -100,7 +100,7 @@ class GuardedSocket(ssl.SSLSocket):
 
     def _shake_hands(self, block: bool) -> None:
         if not (self.server_side and self.gettimeout() is None):
-            super().do_handshake(block)
+            super().do_handshake(**({"block": True} if block else {}))  # gevent's does not know it
             return
         # A client that stops half-way would hold a server's thread for ever.
         self.settimeout(PATIENCE_SECONDS)
@@ -148,9 +148,9 @@ class GuardedSocket(ssl.SSLSocket):
         self._before_writing()
         return super().write(data)
 
-    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+    def send(self, data: ReadableBuffer, flags: int = 0, **gevents: Any) -> int:
         self._before_writing()
-        return super().send(data, flags)
+        return super().send(data, flags, **gevents)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         self._before_writing()
