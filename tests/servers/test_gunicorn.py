@@ -34,11 +34,15 @@ class Conf:
         address: Any = (("127.0.0.1", 8443),),
         forwarder_headers: Any = (),
         header_map: str = "drop",
+        protocol: str = "http",
+        http_protocols: Any = ("h1",),
     ) -> None:
         self.worker_class = worker_class
         self.address = list(address)
         self.forwarder_headers = list(forwarder_headers)
         self.header_map = header_map
+        self.protocol = protocol
+        self.http_protocols = list(http_protocols)
 
 
 class Arbiter:
@@ -97,6 +101,7 @@ UNSUPPORTED: list[tuple[Any, ...]] = [
     (SyncWorker, [("127.0.0.1", 8443), "/run/x.sock"]),
     (SyncWorker, [("127.0.0.1", 8443)], ["SCRIPT_NAME", "PATH_INFO"]),
     (SyncWorker, [("127.0.0.1", 8443)], [], "dangerous"),
+    (SyncWorker, [("127.0.0.1", 8443)], [], "drop", "uwsgi"),
 ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ._internals import check_looked_up
 from .uvicorn import TransportInState
 
 __all__ = ["MeshProtocol"]
+
+check_looked_up(("app_state",), HttpToolsProtocol, f"uvicorn {uvicorn.__version__}")
 
 
 class MeshProtocol(TransportInState, HttpToolsProtocol):

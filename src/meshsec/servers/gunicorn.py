@@ -35,6 +35,8 @@ certfile = keyfile = os.devnull
 do_handshake_on_connect = False
 
 
+_ALPN: Final = {"h1": "http/1.1", "h2": "h2"}  # by the names that gunicorn's http_protocols has for them
+
 # By default gunicorn takes SCRIPT_NAME and PATH_INFO from the headers of whoever connects from this machine: the path
 # that is routed would not be the one that was asked for.
 forwarder_headers = ""
@@ -86,7 +88,11 @@ def _context(conf: _Config) -> ssl.SSLContext:
     try:
         _check_worker_class(conf.worker_class)
         _check_headers(conf)
-        return current_mesh().server_context(port=_port(conf))
+        context = current_mesh().server_context(port=_port(conf))
+        protocols = [_ALPN[name] for name in getattr(conf, "http_protocols", ())]
+        if "h2" in protocols:
+            context.set_alpn_protocols(protocols)
+        return context
     except Exception as error:  # noqa: BLE001 - see above
         _log.exception("every TLS handshake is refused")
         return _refusing(str(error) if isinstance(error, MeshsecError) else "an internal error")
@@ -130,12 +136,16 @@ def _check_worker_class(worker_class: type) -> None:
         # uvicorn's worker never asks the hook, and gunicorn's own asgi worker serves plaintext when the hook fails.
         ours = "meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
         raise ConfigError(f"worker class {name} is not supported: use one of sync, gthread, gevent, {ours}")
+    if issubclass(worker_class, CarriesPeers):
+        worker_class.check_server()
 
 
 def _check_headers(conf: object) -> None:
     """Since gunicorn 22 a client's headers can say where the path begins; the settings are found by name only."""
     if list(getattr(conf, "forwarder_headers", ())):
         raise ConfigError("forwarder_headers must be empty: a client could choose the path that is routed")
+    if getattr(conf, "protocol", "http") != "http":
+        raise ConfigError("protocol must be http: in gunicorn's others the client says who it is")
     if getattr(conf, "header_map", "drop") == "dangerous":
         raise ConfigError('header_map = "dangerous" lets two headers share one name')
 

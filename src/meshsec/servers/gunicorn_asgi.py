@@ -1,24 +1,28 @@
-"""gunicorn's own ASGI worker, with our transport in its scopes: HTTP/1.1 and WebSocket, asyncio and uvloop.
+"""gunicorn's own ASGI worker, with our transport in its scopes: HTTP/1.1, HTTP/2, WebSocket; asyncio and uvloop.
 
 Beside ``from meshsec.servers.gunicorn import *``: ``worker_class = "meshsec.servers.gunicorn_asgi.MeshWorker"``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+import gunicorn  # type: ignore[import-untyped]
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 from ..middleware import TRANSPORT_KEY
+from ._internals import check_looked_up
 from ._transport import transport_of
 from ._worker import CarriesPeers
 
 __all__ = ["MeshWorker"]
 
+_SCOPES: Final = ("_build_http_scope", "_build_websocket_scope", "_build_http2_scope")
+
 
 class _TransportInState(ASGIProtocol):  # type: ignore[misc]
-    """One connection; its scopes are built here, except HTTP/2's, whose requests are judged as without a peer."""
+    """One connection; its scopes are built here."""
 
     def connection_made(self, transport: Any) -> None:
         self._meshsec = transport_of(transport)
@@ -32,6 +36,10 @@ class _TransportInState(ASGIProtocol):  # type: ignore[misc]
         scope = super()._build_websocket_scope(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
         return self._carrying(scope)
 
+    def _build_http2_scope(self, *arguments: Any) -> dict[str, Any]:
+        scope = super()._build_http2_scope(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
+        return self._carrying(scope)
+
     def _carrying(self, scope: dict[str, Any]) -> dict[str, Any]:
         scope["state"] = {**scope.get("state", {}), TRANSPORT_KEY: self._meshsec}
         return scope
@@ -39,6 +47,12 @@ class _TransportInState(ASGIProtocol):  # type: ignore[misc]
 
 class MeshWorker(CarriesPeers, gasgi.ASGIWorker):  # type: ignore[misc]
     """Serves ASGI applications behind our context."""
+
+    @classmethod
+    def check_server(cls) -> None:
+        server = f"gunicorn {gunicorn.__version__}"
+        check_looked_up(("ASGIProtocol",), gasgi.ASGIWorker, server)
+        check_looked_up(_SCOPES, ASGIProtocol, server)
 
     def init_process(self) -> None:
         """In the worker's own process: gunicorn offers no place for a protocol class."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ssl
 from typing import Any, Final
 
+import uvicorn
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
+from ._internals import check_looked_up
 from ._worker import CarriesPeers
 from .gunicorn import ssl_context
 from .uvicorn import protocol_class
@@ -29,6 +31,10 @@ class MeshWorker(CarriesPeers, UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         **dict.fromkeys(_OURS),
     }
+
+    @classmethod
+    def check_server(cls) -> None:
+        check_looked_up(("ssl_context_factory",), uvicorn.Config.load, f"uvicorn {uvicorn.__version__}")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

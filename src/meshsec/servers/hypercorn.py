@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from importlib.metadata import version
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +20,7 @@ from hypercorn.config import Config
 
 from ..errors import ConfigError
 from ..middleware import TRANSPORT_KEY
+from ._internals import check_looked_up
 from ._process import current_mesh
 from ._transport import transport_of
 
@@ -80,8 +82,8 @@ class MeshConfig(Config):
             raise ConfigError(f"{', '.join(given)}: the mesh brings its own TLS, and serves nothing beside it")
         if self.worker_class not in _LOOPS:
             raise ConfigError(f"worker_class {self.worker_class!r} is not supported: use one of {', '.join(_LOOPS)}")
-        if not hasattr(hypercorn_asyncio, "TCPServer"):
-            raise ConfigError("this hypercorn is not known: its connections cannot be told apart")
+        check_looked_up(("TCPServer",), hypercorn_asyncio.worker_serve, f"hypercorn {version('hypercorn')}")
+        check_looked_up(("state",), TCPServer, f"hypercorn {version('hypercorn')}")
 
 
 async def serve(app: ASGIApp, *, mesh: Mesh | None, port: int, host: str = "127.0.0.1", **options: Any) -> None:
