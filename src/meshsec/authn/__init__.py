@@ -12,7 +12,7 @@ from ._legacy import CompiledLegacy, compile_legacy
 from ._legacy_policy import LegacyRefusal, LegacyResult
 from ._peer import PeerModes, compile_peer_authentication
 from ._request import CompiledRequestAuthentication, TokenResult, compile_request_authentication
-from ._token import verify_token
+from ._token import jwt_svid_keys, verify_token
 
 __all__ = [
     "CompiledLegacy",
@@ -30,5 +30,6 @@ __all__ = [
     "compile_legacy",
     "compile_peer_authentication",
     "compile_request_authentication",
+    "jwt_svid_keys",
     "verify_token",
 ]

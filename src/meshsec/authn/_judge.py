@@ -46,10 +46,12 @@ def judge_text(
             digest = digest or token_digest(text)
             known = cache.find(digest, rule.profile, now)
             # Only the first of the rules for a token is ever remembered, and whose turn it is depends on the path.
-            if known and (len(rules) == 1 or rule is _responsible(rules, known.principal.issuer)[0]):
+            if known and (
+                len(rules) == 1 or rule is _responsible(rules, known.principal.issuer, known.principal.subject)[0]
+            ):
                 return Accepted(rule, location, known, text)
     token = read_token(text)
-    responsible = _responsible(rules, token.unverified_issuer)
+    responsible = _responsible(rules, token.unverified_issuer, token.unverified_subject)
     found = judge(token, location, responsible, snapshot, now)
     if digest is not None and isinstance(found, Accepted) and found.rule is responsible[0]:
         cache = found.rule.state(snapshot).cache
@@ -58,9 +60,9 @@ def judge_text(
     return found
 
 
-def _responsible(rules: Sequence[Rule], issuer: str | None) -> Sequence[Rule]:
+def _responsible(rules: Sequence[Rule], issuer: str | None, subject: str) -> Sequence[Rule]:
     """The rules for an issuer; those that require a token here come alone, where there are any."""
-    mine = [rule for rule in rules if rule.is_for(issuer)]
+    mine = [rule for rule in rules if rule.profile.is_for(issuer, subject)]
     if len(mine) < 2:
         return mine
     return [rule for rule in mine if rule.trigger] or mine

@@ -191,7 +191,9 @@ def _rules(policy: Policy | MeshPolicy, jwts: Iterable[Jwt], config: MeshConfig)
     for index, jwt in enumerate(jwts):
         trigger = LegacyTrigger.of(jwt, config.compatibility)
         try:
-            rules.append(Rule.of(_rule(jwt), trigger, config.compatibility, token_cache=config.keys.token_cache))
+            own = config.issuers.get(jwt.issuer)
+            cached = config.keys.token_cache
+            rules.append(Rule.of(_rule(jwt), trigger, config.compatibility, token_cache=cached, own=own))
         except KeysUnavailableError as error:
             name = f"{policy.kind} {policy.id}"
             problems.append(Problem(str(error), policy.location, None, None, name, f"spec.origins[{index}].jwt.jwks"))

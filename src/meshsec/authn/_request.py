@@ -7,7 +7,7 @@ not know policies, servers, or where keys come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -16,7 +16,7 @@ from .._values import quick
 from ..attributes import RequestFacts, RequestPrincipal
 from ..decision import Reason
 from ..errors import ConfigError, KeysUnavailableError, Problem, TokenError
-from ..resources import Compatibility, RequestAuthentication
+from ..resources import Compatibility, IssuerConfig, RequestAuthentication
 from ._judge import Accepted, judge_text, missing
 from ._keys import KeySnapshot, KeySource, NeedKeys, Refused
 from ._locate import Location, Place, without_parameters
@@ -136,7 +136,11 @@ class CompiledRequestAuthentication:
 
 
 def compile_request_authentication(
-    resources: Sequence[RequestAuthentication], *, compatibility: Compatibility = "safe", token_cache: bool = True
+    resources: Sequence[RequestAuthentication],
+    *,
+    compatibility: Compatibility = "safe",
+    token_cache: bool = True,
+    own: Mapping[str, IssuerConfig] | None = None,
 ) -> CompiledRequestAuthentication:
     """Compile the resources that apply to one workload; they are used together, as in Istio.
 
@@ -145,9 +149,10 @@ def compile_request_authentication(
         compatibility: ``istio`` finds, reads and combines tokens as Istio's proxy does; unless a resource has our
             annotations, which Istio does not know.
         token_cache: whether tokens verified with keys that are written into a rule are remembered.
+        own: what mesh.yaml says of some issuers.
 
     Raises:
-        ConfigError: an inline key set holds no usable key.
+        ConfigError: an inline key set holds no usable key, or a rule does not go together with what mesh.yaml says.
     """
     rules: list[Rule] = []
     problems: list[Problem] = []
@@ -155,9 +160,11 @@ def compile_request_authentication(
         trigger = Trigger.of(resource)
         for index, rule in enumerate(resource.spec.jwt_rules):
             try:
-                rules.append(Rule.of(rule, trigger, compatibility, token_cache=token_cache))
-            except KeysUnavailableError as error:
-                field_path = f"spec.jwtRules[{index}].jwks"
+                mine = (own or {}).get(rule.issuer)
+                rules.append(Rule.of(rule, trigger, compatibility, token_cache=token_cache, own=mine))
+            except (KeysUnavailableError, ValueError) as error:
+                name = "jwks" if isinstance(error, KeysUnavailableError) else "issuer"
+                field_path = f"spec.jwtRules[{index}].{name}"
                 kind = f"RequestAuthentication {resource.id}"
                 problems.append(Problem(str(error), source=resource.location, resource=kind, field=field_path))
     if problems:
@@ -165,7 +172,7 @@ def compile_request_authentication(
     rules.sort(key=lambda rule: rule.profile.issuer)
     names = frozenset(name.replace("_", "-") for rule in rules for name in rule.outputs.names)
     sources = tuple(dict.fromkeys(rule.source for rule in rules if rule.source is not None))
-    istio = compatibility == "istio" and not any(rule.trigger for rule in rules)
+    istio = compatibility == "istio" and not any(rule.trigger or rule.profile.workloads_of for rule in rules)
     return CompiledRequestAuthentication(tuple(rules), names, sources, istio)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from ..matching import PathSet, parse_path_pattern
-from ..resources import Compatibility, JWTRule, Presence, RequestAuthentication
+from ..resources import Compatibility, IssuerConfig, JWTRule, Presence, RequestAuthentication
 from ._cache import TokenCache
 from ._keys import NO_KEYS, KeySnapshot, KeySource, KeyState
 from ._legacy_trigger import LegacyTrigger
@@ -87,12 +87,25 @@ class Rule:
         compatibility: Compatibility,
         *,
         token_cache: bool = True,
+        own: IssuerConfig | None = None,
     ) -> Self:
-        """Compile. Raises KeysUnavailableError where the inline key set has no usable key."""
-        keys = inline_keys(rule)
+        """Compile, with what mesh.yaml says of the issuer.
+
+        Raises:
+            KeysUnavailableError: the inline key set has no usable key.
+            ValueError: the rule and what mesh.yaml says do not go together.
+        """
+        own = own or IssuerConfig()
+        if own.jwt_svid and not rule.audiences:
+            raise ValueError("a JWT-SVID is for somebody: name the audiences of this workload")
+        if own.tenants and rule.jwks is None and rule.jwks_uri is None and own.discovery is None:
+            raise ValueError(
+                "a templated issuer names no place for its keys: write jwksUri, or discovery in mesh.yaml"
+            )
+        keys = inline_keys(rule, own)
         timeout = None if rule.timeout == _DEFAULT_TIMEOUT else rule.timeout
         return cls(
-            TokenProfile.of(rule, compatibility),
+            TokenProfile.of(rule, compatibility, own),
             locations(rule),
             KeyState(keys, cache=TokenCache() if token_cache else None) if keys else None,
             None if keys else KeySource(rule.issuer, rule.jwks_uri, timeout),
@@ -101,10 +114,6 @@ class Rule:
             rule.presence is Presence.REQUIRED,
             trigger,
         )
-
-    def is_for(self, issuer: str | None) -> bool:
-        """Whether a token that claims this issuer is its business."""
-        return not self.profile.issuer or self.profile.issuer == issuer
 
     def state(self, snapshot: KeySnapshot) -> KeyState:
         """The keys at hand."""

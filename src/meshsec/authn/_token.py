@@ -15,11 +15,20 @@ from typing import Any, Final, Self
 from .._values import quick
 from ..attributes import RequestPrincipal
 from ..decision import Reason
-from ..errors import TokenError
+from ..errors import ConfigError, KeysUnavailableError, TokenError
 from ..jose import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, UnverifiedJws, parse_jws, read_frozen_object
-from ..resources import Compatibility, JWTRule
+from ..resources import Compatibility, IssuerConfig, JWTRule
+from ..spiffe import SpiffeId, TrustDomain, read_bundle, verify_jwt_svid
 
-__all__ = ["TokenProfile", "UnverifiedToken", "VerifiedToken", "inline_keys", "read_token", "verify_token"]
+__all__ = [
+    "TokenProfile",
+    "UnverifiedToken",
+    "VerifiedToken",
+    "inline_keys",
+    "jwt_svid_keys",
+    "read_token",
+    "verify_token",
+]
 
 LEEWAY: Final = 60  # seconds, each way, as Istio's proxy has it
 
@@ -32,6 +41,7 @@ _TIME_LIMIT: Final = 1 << 64
 _FAR_FUTURE: Final = 1 << 48  # what is below needs no closer look
 # Claims whose text is a list of words (istio.io: claims with space-delimited values).
 _SPLIT_CLAIMS: Final = frozenset({"scope", "permission"})
+_NOTHING_OF_ITS_OWN: Final = IssuerConfig()
 
 
 @quick
@@ -54,12 +64,22 @@ class UnverifiedToken:
         """What its header calls the key that signed it; empty where it names none."""
         return str(self._jws.unverified_header.get("kid") or "")
 
+    @property
+    def unverified_subject(self) -> str:
+        """The ``sub`` it claims; empty where it has none, or none that is text. As good as its issuer."""
+        subject = self._claims.get("sub")
+        return subject if isinstance(subject, str) else ""
+
     def verify(self, profile: TokenProfile, keys: KeySet, now: float) -> VerifiedToken:
         """Check signature, types, issuer, times and audience, in this order; for Istio the signature comes last.
 
         Raises:
             TokenError: the first of them that does not hold.
         """
+        if profile.workloads_of is not None:
+            return self._verify_svid(profile, profile.workloads_of, keys, now)
+        if profile.tenants:
+            keys = keys.speaking_for((profile.issuer, self.unverified_issuer or ""))
         if profile.istio:
             self._check_claims(profile, now)
             self._jws.verify(keys, _ALGORITHMS)
@@ -68,9 +88,17 @@ class UnverifiedToken:
             self._check_claims(profile, now)
         return VerifiedToken(profile.principal(self._claims), self._claims, self._jws.payload_segment)
 
+    def _verify_svid(self, profile: TokenProfile, domain: TrustDomain, keys: KeySet, now: float) -> VerifiedToken:
+        """By SPIFFE's rules. An ``iss`` is anything that its trust domain likes: the domain itself is put there."""
+        if not profile.is_for(None, self.unverified_subject):
+            raise TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
+        svid = verify_jwt_svid(self._jws, {domain: keys}, audience=profile.audiences, now=now)
+        claims = {**svid.claims, "iss": profile.issuer}
+        return VerifiedToken(profile.principal(claims), claims, self._jws.payload_segment)
+
     def _check_claims(self, profile: TokenProfile, now: float) -> None:
         _check_types(self._claims)
-        if profile.issuer and self.unverified_issuer != profile.issuer:
+        if not profile.is_for(self.unverified_issuer) or not profile.is_tenant(self._claims):
             raise TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
         _check_times(self._claims, now, must_expire=not profile.istio)
         _check_audience(self._claims, profile.audiences)
@@ -102,19 +130,44 @@ class TokenProfile:
         split_claims: top-level claims whose text is split at spaces.
         istio: whether to judge as Istio's proxy does: the signature after the claims, and no ``exp``, or 0, means
             never.
+        tenants: for an issuer that is a template: each ``iss`` that it stands for, and the ``tid`` of it.
+        workloads_of: the trust domain whose JWT-SVIDs are taken, and no other tokens; None: end users' tokens are.
     """
 
     issuer: str
     audiences: frozenset[str]
     split_claims: frozenset[str]
     istio: bool = False
+    tenants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    workloads_of: TrustDomain | None = None
 
     @classmethod
-    def of(cls, rule: JWTRule, compatibility: Compatibility = "safe") -> Self:
-        """The profile of a rule."""
-        audiences = frozenset(map(_normalized, rule.audiences))
-        split = _SPLIT_CLAIMS.union(rule.space_delimited_claims)
-        return cls(rule.issuer, audiences, split, istio=compatibility == "istio")
+    def of(
+        cls, rule: JWTRule, compatibility: Compatibility = "safe", own: IssuerConfig = _NOTHING_OF_ITS_OWN
+    ) -> Self:
+        """The profile of a rule, with what mesh.yaml says of its issuer."""
+        workloads_of = SpiffeId.parse(rule.issuer).trust_domain if own.jwt_svid else None
+        normalized = str if workloads_of else _normalized
+        return cls(
+            rule.issuer,
+            frozenset(map(normalized, rule.audiences)),
+            _SPLIT_CLAIMS.union(rule.space_delimited_claims),
+            istio=compatibility == "istio",
+            tenants=own.by_name(rule.issuer),
+            workloads_of=workloads_of,
+        )
+
+    def is_for(self, issuer: str | None, subject: str = "") -> bool:
+        """Whether a token that claims these is its business."""
+        if self.workloads_of is not None:
+            return subject.startswith(f"{self.issuer}/")
+        if self.tenants:
+            return issuer in self.tenants
+        return not self.issuer or issuer == self.issuer
+
+    def is_tenant(self, claims: Mapping[str, Any]) -> bool:
+        """Whether the tenant of a templated issuer is the very one that its ``iss`` names."""
+        return not self.tenants or claims.get("tid") == self.tenants[claims["iss"]]
 
     def lifetime(self, claims: Mapping[str, Any]) -> tuple[float, float]:
         """The first and the last moment at which claims that were checked hold."""
@@ -170,9 +223,32 @@ def read_token(token: str, *, lenient: bool = False) -> UnverifiedToken:
     return UnverifiedToken(issuer, jws, claims, token)
 
 
-def inline_keys(rule: JWTRule) -> KeySet | None:
+def inline_keys(rule: JWTRule, own: IssuerConfig = _NOTHING_OF_ITS_OWN) -> KeySet | None:
     """The key set that is written into a rule, None where there is none. Raises KeysUnavailableError."""
-    return None if rule.jwks is None else KeySet.parse(rule.jwks, allow_symmetric=True)
+    if rule.jwks is None:
+        return None
+    if own.jwt_svid:
+        return jwt_svid_keys(rule.issuer, rule.jwks.encode())[0]
+    return KeySet.parse(rule.jwks, allow_symmetric=True)
+
+
+def jwt_svid_keys(trust_domain: str, bundle: bytes) -> tuple[KeySet, int]:
+    """The JWT authorities of a SPIFFE bundle, and for how many seconds they are good.
+
+    Args:
+        trust_domain: its SPIFFE ID, ``spiffe://…``.
+        bundle: the JSON text.
+
+    Raises:
+        KeysUnavailableError: no bundle, or one without keys of ``use: jwt-svid``.
+    """
+    try:
+        document = read_bundle(SpiffeId.parse(trust_domain).trust_domain, bundle)
+    except ConfigError as error:
+        raise KeysUnavailableError(str(error)) from None
+    if not document.jwt_keys:
+        raise KeysUnavailableError("the bundle has no JWT authority")
+    return document.jwt_keys, document.refresh_hint
 
 
 def _check_types(claims: Mapping[str, Any]) -> None:

@@ -6,8 +6,9 @@ a key for a token is a look-up. Private members of a JWK are never read into a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -57,12 +58,15 @@ class VerificationKey:
         algorithms: what it may verify, by its type, curve and own ``alg``.
         material: the members that make the key, for comparing sets.
         declares_algorithm: whether it has an ``alg`` of its own.
+        issuer: the only one it signs for, where its set serves several (a member of Entra's keys); None: it does not
+            say. Counts in :meth:`KeySet.speaking_for` alone.
     """
 
     kid: str | None
     algorithms: frozenset[str]
     material: tuple[str, ...] = field(repr=False)
     declares_algorithm: bool
+    issuer: str | None
     _verifiers: Mapping[str, Verifier] = field(repr=False, compare=False)
 
     @classmethod
@@ -94,7 +98,9 @@ class VerificationKey:
             raise ValueError("the key's alg does not fit it")
         # For a public key this is the key itself: verifying is all that it is for.
         checks = {name: verifier(name, key.get_op_key("verify")) for name in fitting}
-        return cls(kid or None, fitting, (*material, *sorted(fitting)), alg is not None, checks)
+        issuer = jwk.get("issuer")
+        speaks_for = issuer if issuer is None or isinstance(issuer, str) else ""  # what no issuer is called
+        return cls(kid or None, fitting, (*material, *sorted(fitting)), alg is not None, speaks_for, checks)
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's; False too for an algorithm that is not one of ``algorithms``."""
@@ -108,8 +114,9 @@ class VerificationKey:
             raise ValueError("a shared secret has no public half")
         name = {} if self.kid is None else {"kid": self.kid}
         algorithm = {"alg": next(iter(self.algorithms))} if self.declares_algorithm else {}
+        issuer = {} if self.issuer is None else {"issuer": self.issuer}
         members = dict(zip(_PUBLIC_MEMBERS[kind], self.material, strict=False))
-        return {**members, **name, "use": "sig", **algorithm}
+        return {**members, **name, "use": "sig", **algorithm, **issuer}
 
 
 _Read = tuple[Key, frozenset[str], tuple[str, ...]]
@@ -217,8 +224,19 @@ class KeySet:
         found = self._choices.get((algorithm, header.get("kid") or None))
         return self._choices.get((algorithm, _UNKNOWN), ()) if found is None else found
 
+    def speaking_for(self, issuers: Collection[str]) -> KeySet:
+        """Without the keys that say of themselves that they sign for others; perhaps empty."""
+        if all(key.issuer is None for key in self.keys):
+            return self
+        return _speaking_for(self, frozenset(issuers))
+
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@lru_cache(maxsize=256)
+def _speaking_for(keys: KeySet, issuers: frozenset[str]) -> KeySet:
+    return KeySet(tuple(key for key in keys.keys if key.issuer is None or key.issuer in issuers))
 
 
 def _choice(keys: Iterable[VerificationKey], algorithm: str, kid: str | None) -> tuple[VerificationKey, ...]:

@@ -40,7 +40,7 @@ def envoy_config(
     config: MeshConfig, requests: Sequence[RequestAuthentication], policies: Sequence[CompiledPolicy]
 ) -> dict[str, Any]:
     """The filters, the settings of the HTTP connection manager, and the runtime layer they need."""
-    jwt = jwt_filter(requests)
+    jwt = jwt_filter(requests, config.issuers)
     return {
         "http_connection_manager": dict(_NORMALIZATION[config.path_normalization]),
         "http_filters": [*([jwt] if jwt else ()), *_rbac_filters(policies, istio=config.compatibility == "istio")],

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, Problem
-from ..resources import JWTRule, Presence, RequestAuthentication
+from ..resources import IssuerConfig, JWTRule, Presence, RequestAuthentication
 
 __all__ = ["JWT_FILTER", "PAYLOAD", "jwt_filter"]
 
@@ -25,12 +25,14 @@ _PORTS: Final = {"http": 80, "https": 443}
 _Found = tuple[RequestAuthentication, int, JWTRule]
 
 
-def jwt_filter(requests: Sequence[RequestAuthentication]) -> dict[str, Any] | None:
+def jwt_filter(
+    requests: Sequence[RequestAuthentication], issuers: Mapping[str, IssuerConfig]
+) -> dict[str, Any] | None:
     """The filter; None without a rule. Raises ConfigError for a rule that Envoy would judge otherwise."""
     found = [(item, index, rule) for item in requests for index, rule in enumerate(item.spec.jwt_rules)]
     if not found:
         return None
-    problems = [problem for one in found for problem in _problems(one, alone=len(found) == 1)]
+    problems = [problem for one in found for problem in _problems(one, issuers, alone=len(found) == 1)]
     if problems:
         raise ConfigError(problems, code="no_equivalent")
     rules = sorted((rule for _, _, rule in found), key=lambda rule: rule.issuer)
@@ -46,11 +48,13 @@ def jwt_filter(requests: Sequence[RequestAuthentication]) -> dict[str, Any] | No
     }
 
 
-def _problems(found: _Found, *, alone: bool) -> list[Problem]:
+def _problems(found: _Found, issuers: Mapping[str, IssuerConfig], *, alone: bool) -> list[Problem]:
     item, index, rule = found
+    own = issuers.get(rule.issuer)
     reasons = {
         "include and exclude paths": bool(item.include_paths or item.exclude_paths),
         "key discovery: name the jwksUri": rule.jwks is None and rule.jwks_uri is None,
+        "an issuer that mesh.yaml gives tenants or JWT-SVIDs": bool(own and (own.tenants or own.jwt_svid)),
         "presence: REQUIRED beside other rules": rule.presence is Presence.REQUIRED and not alone,
     }
     return [

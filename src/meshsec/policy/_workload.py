@@ -123,7 +123,7 @@ class WorkloadPolicy:
             config,
             modes,
             compile_request_authentication(
-                requests, compatibility=config.compatibility, token_cache=config.keys.token_cache
+                requests, compatibility=config.compatibility, token_cache=config.keys.token_cache, own=config.issuers
             ),
             compile_authorization(judging, config=config),
             frozenset({config.trust_domain, *config.trust_domain_aliases, *config.trust_bundles}),

@@ -15,9 +15,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from ..matching import Kind, Regex, StringPattern
 from ._model import Flag, Model, Text, Token, checked, complain, is_dns_label
 from ._problems import Complaint
-from ._request_authentication import InlineKeys, Url, keys_from_one_place
+from ._request_authentication import InlineKeys, keys_from_one_place
 from ._resource import SecurityObject
 from ._scalar import Unquoted
+from ._url import Url
 
 __all__ = [
     "Jwt",

@@ -18,7 +18,7 @@ from ..errors import ConfigError, Problem
 from ._extension_providers import ExtensionProviderShape, providers_by_name
 from ._files import FileText, find_mesh_file, read_policies, read_text
 from ._host import host_key
-from ._issuers import IssuerConfig
+from ._issuers import IssuerConfig, check_issuer
 from ._load import Resource, build, in_order, load_all
 from ._mesh import (
     AmbiguousPaths,
@@ -258,6 +258,12 @@ class _MeshShape(Model):
         own = {config.trust_domain, *config.trust_domain_aliases} if config else set()
         complain(((name,), "root-cert.pem speaks for the mesh's own trust domain") for name in bundles if name in own)
         return bundles
+
+    @field_validator("issuers")
+    @classmethod
+    def _nothing_open(cls, issuers: Mapping[str, IssuerConfig]) -> Mapping[str, IssuerConfig]:
+        complain(complaint for name, issuer in issuers.items() for complaint in check_issuer(name, issuer))
+        return issuers
 
     @field_validator("forwarded_identity")
     @classmethod

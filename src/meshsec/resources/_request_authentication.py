@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -19,6 +18,7 @@ from ..matching import parse_path_pattern
 from ._model import Flag, Model, Text, Texts, Token, checked
 from ._problems import Complaint
 from ._resource import IstioObject, Targets
+from ._url import Url, check_url
 
 __all__ = [
     "ClaimToHeader",
@@ -33,7 +33,6 @@ __all__ = [
 INCLUDE_PATHS: Final = "meshsec.dev/include-paths"
 EXCLUDE_PATHS: Final = "meshsec.dev/exclude-paths"
 
-_URL: Final = re.compile(r"[\x21-\x7e]{1,2048}")
 _HEADER: Final = re.compile(r"[-_A-Za-z0-9]{1,256}")
 _DURATION: Final = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:h|ms|m|s))+")
 _DURATION_PART: Final = re.compile(r"([0-9.]+)(h|ms|m|s)")
@@ -45,17 +44,6 @@ class Presence(StrEnum):
 
     OPTIONAL = "OPTIONAL"
     REQUIRED = "REQUIRED"
-
-
-def _url(text: str) -> None:
-    """An http(s) URL that names a host. What is fetched from it, and whether it may be, is the fetcher's business."""
-    try:
-        url = urlsplit(text)
-        fine = url.scheme in ("http", "https") and url.hostname and url.port != 0 and "@" not in url.netloc
-    except ValueError:
-        fine = False
-    if not fine or not _URL.fullmatch(text):
-        raise ValueError("an http or https URL of at most 2048 characters belongs here, without user and password")
 
 
 def _header(text: str) -> None:
@@ -89,7 +77,6 @@ def duration(value: object) -> float:
     return seconds
 
 
-Url = Annotated[Text, checked(_url)]
 InlineKeys = Annotated[Text | None, BeforeValidator(_key_set)]
 OutputHeader = Annotated[Text, checked(_header)]
 
@@ -164,7 +151,7 @@ def keys_from_one_place(jwks: str | None, info: ValidationInfo) -> str | None:
 
 def _discoverable(issuer: str) -> None:
     try:
-        _url(issuer)
+        check_url(issuer)
     except ValueError:
         raise ValueError("without jwks and jwksUri the issuer must be an http or https URL that names them") from None
 

@@ -137,13 +137,14 @@ def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES, asking: Askin
         connection.finish()
 
 
-def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch) -> str:
+def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch, place: str | None = None) -> str:
     """Find an issuer's key set (OpenID Connect Discovery 1.0 section 4).
 
     Args:
         issuer: the ``iss`` of its tokens, an http or https URL.
         timeout: seconds.
         fetch: fetches one URL.
+        place: where the issuer is a template, under which URL its document is; the template must stand in it.
 
     Returns:
         The ``jwks_uri``.
@@ -151,7 +152,7 @@ def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch) -> str:
     Raises:
         KeysUnavailableError: no document, one of another issuer, or one that leads from https to http.
     """
-    url = f"{issuer.removesuffix('/')}/.well-known/openid-configuration"
+    url = f"{(place or issuer).removesuffix('/')}/.well-known/openid-configuration"
     body = good_body(url, fetch(url, timeout=timeout))
     try:
         document = read_json_object(body)

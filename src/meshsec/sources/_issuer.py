@@ -42,7 +42,8 @@ class IssuerFetch:
         return fetch(url, timeout=timeout, asking=asking)
 
     def _may_see_token(self, url: str) -> bool:
-        home, there = urlsplit(self.source.jwks_uri or self.source.issuer), urlsplit(url)
+        home = urlsplit(self.source.jwks_uri or self.settings.discovery or self.source.issuer)
+        there = urlsplit(url)
         known = (home.hostname, home.port) == (there.hostname, there.port) or self.settings.ca_file is not None
         return there.scheme == "https" and known
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..authn import KeySnapshot, KeySource, NeedKeys
+from ..authn import KeySnapshot, KeySource, NeedKeys, jwt_svid_keys
 from ..errors import KeysUnavailableError
 from ..jose import KeySet
 from ..resources import IssuerConfig, KeysConfig
@@ -269,15 +269,19 @@ class KeyStore:
     def _load(self, shelf: Shelf) -> tuple[KeySet, float]:
         """The set, and for how many seconds it is good. Discovery and the set itself share one budget."""
         source, deadline = shelf.source, self._clock() + shelf.budget
-        own = self._issuers.get(source.issuer)
-        special = shelf.config.proxy or (own and (own.ca_file or own.token_file))
-        fetch = IssuerFetch(source, own or IssuerConfig(), shelf.config.proxy) if special else self._fetch
-        url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=fetch)
+        own = self._issuers.get(source.issuer) or IssuerConfig()
+        special = shelf.config.proxy or own.ca_file or own.token_file
+        fetch = IssuerFetch(source, own, shelf.config.proxy) if special else self._fetch
+        url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=fetch, place=own.discovery)
         left = deadline - self._clock()
         if left <= 0:
             raise KeysUnavailableError(f"finding the key set of {source.issuer} took too long")
         answer = fetch(url, timeout=left)
-        return KeySet.parse(good_body(url, answer)), max_age(answer)
+        body = good_body(url, answer)
+        if not own.jwt_svid:
+            return KeySet.parse(body), max_age(answer)
+        keys, hint = jwt_svid_keys(source.issuer, body)
+        return keys, min(float(hint), max_age(answer))
 
     def _after_fork(self) -> None:
         """In the child, where no thread of ours lives and a lock may be held for ever."""

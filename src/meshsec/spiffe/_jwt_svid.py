@@ -7,7 +7,7 @@ answers for the signature. This file must not know where a token or a bundle com
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,14 +43,20 @@ class JwtSvid:
     claims: Mapping[str, Any] = field(repr=False)
 
 
-def verify_jwt_svid(token: str, authorities: Mapping[TrustDomain, KeySet], *, audience: str, now: float) -> JwtSvid:
+def verify_jwt_svid(
+    token: str | UnverifiedJws,
+    authorities: Mapping[TrustDomain, KeySet],
+    *,
+    audience: str | Collection[str],
+    now: float,
+) -> JwtSvid:
     """Verify a JWT-SVID.
 
     Args:
-        token: the compact form.
+        token: the compact form, or what was read of it.
         authorities: of each trust domain the JWT authorities of its bundle (``BundleDocument.jwt_keys``), which are
             keys with ``use: jwt-svid`` and no others.
-        audience: the verifier's own name, which must be in ``aud``.
+        audience: the verifier's own name, which must be in ``aud``; or its names, any of which must.
         now: wall clock, POSIX seconds; a token is taken up to 60 seconds after ``exp``, and before ``nbf``.
 
     Raises:
@@ -59,7 +65,7 @@ def verify_jwt_svid(token: str, authorities: Mapping[TrustDomain, KeySet], *, au
     Does **not** look at ``iss`` and ``iat``, nor at ``jti`` for replay: a bearer token may be used again by whoever
     sees it.
     """
-    jws = parse_jws(token)
+    jws = parse_jws(token) if isinstance(token, str) else token
     _check_header(jws.unverified_header)
     claims = _claims(jws)
     subject = _subject(claims)
@@ -68,7 +74,8 @@ def verify_jwt_svid(token: str, authorities: Mapping[TrustDomain, KeySet], *, au
         raise TokenError("the subject's trust domain has no bundle here", code="jwt_unknown_key")
     jws.verify(keys, _ALGORITHMS)
     expires_at = _check_times(claims, now)
-    return JwtSvid(subject, _audience(claims, audience), expires_at, claims)
+    names = (audience,) if isinstance(audience, str) else audience
+    return JwtSvid(subject, _audience(claims, names), expires_at, claims)
 
 
 def _check_header(header: Mapping[str, Any]) -> None:
@@ -116,11 +123,11 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
     return float(math.floor(value))
 
 
-def _audience(claims: Mapping[str, Any], audience: str) -> tuple[str, ...]:
+def _audience(claims: Mapping[str, Any], names: Collection[str]) -> tuple[str, ...]:
     found = claims.get("aud", ())
     named = (found,) if isinstance(found, str) else found
     if not isinstance(named, tuple) or not all(isinstance(item, str) for item in named):
         raise TokenError("Jwt payload [aud] field is not a string or string list", code="jwt_claim_type")
-    if not audience or audience not in named:
+    if not any(name and name in named for name in names):
         raise TokenError("Audiences in Jwt are not allowed", code="jwt_audience")
     return named
