@@ -4,7 +4,8 @@
 #   make test         every test
 #   make lint types   ruff; mypy --strict and pyright
 #   make docs         the documentation's links and code blocks
-#   make interop      a real Envoy and meshsec, asked the same 40,000 times (MESHSEC_SEED=n asks something else)
+#   make interop      a real Envoy and meshsec, asked the same 40,000 times (MESHSEC_SEED=n asks something else); other real
+#                     peers: an OpenID Provider
 #   make soak         the long forms: every server, 10,000 connections and 1,000 rotations, a minute of everything at once
 #   make bench        numbers of this machine
 #   make clean        remove the environment
