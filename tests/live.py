@@ -71,9 +71,9 @@ OURS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 # And gunicorn's workers: the lines of gunicorn.conf.py.
 GUNICORN: Final[dict[str, str]] = {
     "gunicorn sync": "workers = 1",
-    "gunicorn gthread": "workers = 1\nthreads = 8\nkeepalive = 30",
-    "gunicorn gevent": "worker_class = 'gevent'",
-    "gunicorn asgi": "worker_class = 'meshsec.servers.gunicorn_asgi.MeshWorker'",
+    "gunicorn gthread": "workers = 1\nthreads = 8\nkeepalive = 30\nhttp_protocols = 'h2,h1'",
+    "gunicorn gevent": "worker_class = 'gevent'\nhttp_protocols = 'h2,h1'",
+    "gunicorn asgi": "worker_class = 'meshsec.servers.gunicorn_asgi.MeshWorker'\nhttp_protocols = 'h2,h1'",
     "gunicorn asgi asyncio": "worker_class = 'meshsec.servers.gunicorn_asgi.MeshWorker'\nasgi_loop = 'asyncio'",
     "gunicorn uvicorn": "worker_class = 'meshsec.servers.gunicorn_uvicorn.MeshWorker'",
 }
