@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +19,7 @@ from meshsec.middleware import TRANSPORT_KEY, Transport
 from meshsec.servers import current_mesh
 from meshsec.tls import verified_peer
 
-__all__ = ["asgi", "judged_asgi", "judged_wsgi", "main", "wsgi"]
+__all__ = ["asgi", "flask_app", "judged_asgi", "judged_wsgi", "main", "wsgi"]
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s %(message)s")
 _calls = itertools.count(1)
@@ -42,7 +43,7 @@ def _judged(context: Any, scheme: str, headers: int, extensions: Any = ()) -> di
 
 
 def _answer(facts: dict[str, Any], length: int) -> bytes:
-    return json.dumps({**facts, "length": length, "calls": next(_calls)}).encode()
+    return json.dumps({**facts, "length": length, "calls": next(_calls), "process": os.getpid()}).encode()
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:
@@ -105,6 +106,15 @@ async def judged_asgi(scope: Any, receive: Any, send: Any) -> None:
 def judged_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     """The WSGI application behind the middleware."""
     return current_mesh().wsgi(wsgi)(environ, start_response)
+
+
+def flask_app() -> Any:
+    """The same for ``flask --app served:flask_app run``."""
+    from flask import Flask
+
+    app = Flask(__name__)
+    app.wsgi_app = judged_wsgi  # type: ignore[method-assign]
+    return app
 
 
 def main(kind: str, port: str, options: str, app: str = "") -> None:

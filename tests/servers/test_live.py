@@ -12,19 +12,48 @@ from pathlib import Path
 import pytest
 
 from live import HERE, TIMEOUT, ask, everything, free_port, gunicorn_conf, mesh, serial, serving, start, until
+from meshsec.ca import CertificateAuthority
+from pki import TestCA
 from wire import careless
 
 
-def test_uvicorn_workers_load_their_own_mesh(tmp_path: Path) -> None:
-    """With workers the mesh comes from the environment, in each of them."""
+@pytest.mark.parametrize("kind", ["uvicorn", "hypercorn"])
+def test_workers_load_their_own_mesh(kind: str, tmp_path: Path) -> None:
+    """The mesh comes from the environment, in each of them; both serve, and each names its clients."""
     port, authority = free_port(), mesh(tmp_path)
-    arguments = [sys.executable, str(HERE / "served.py"), "uvicorn", str(port), json.dumps({"workers": 2})]
+    arguments = [sys.executable, str(HERE / "served.py"), kind, str(port), json.dumps({"workers": 2}), "judged_"]
     with serving(tmp_path, arguments, port, authority) as server:
         caller = server.caller("early")
         until(lambda: serial(server, caller) is not None)  # the parent says that it runs before its workers do
-        for number in range(4):
+        processes = set()
+
+        def both_have_answered() -> bool:
+            name = f"c{len(processes)}"
+            with closing(server.connect(server.caller(name))) as connection:
+                answer = ask(connection)
+            assert answer["peer"].endswith(f"/{name}")
+            processes.add(answer["process"])
+            return len(processes) == 2
+
+        until(both_have_answered)  # the kernel chooses who accepts
+
+
+def test_flask_run_serves_with_our_context(tmp_path: Path) -> None:
+    """As a process of its own, from the command line alone; who is not of the mesh does not come through."""
+    port, authority = free_port(), mesh(tmp_path)
+    cert = ["--cert", "meshsec.servers.werkzeug.context"]
+    arguments = [sys.executable, "-m", "flask", "--app", "served:flask_app", "run", "--port", str(port), *cert]
+    with serving(tmp_path, arguments, port, authority) as server:
+        for number in range(2):
             with closing(server.connect(server.caller(f"c{number}"))) as connection:
-                assert ask(connection)["peer"].endswith(f"/c{number}")
+                answer = ask(connection, b"x" * 1000)
+            assert (answer["peer"], answer["length"]) == (f"spiffe://td.example/ns/prod/sa/c{number}", 1000)
+        for context in (careless("client"), careless("client", TestCA("td.example").leaf("/ns/prod/sa/c0"))):
+            with closing(server.connect(context)) as connection, pytest.raises((OSError, http.client.HTTPException)):
+                ask(connection)
+        new = server.publish(CertificateAuthority.create("td.example"))
+        caller = server.caller("new")
+        until(lambda: serial(server, caller) == new.serial)
 
 
 @pytest.mark.parametrize(
