@@ -11,12 +11,12 @@ import pytest
 from hypercorn.config import Config
 from werkzeug.utils import import_string
 
-from meshsec import Mesh
+from meshsec import Mesh, Workload
 from meshsec.attributes import HttpRequest
-from meshsec.decision import Reason
+from meshsec.decision import Outcome, Reason
 from meshsec.errors import ConfigError
 from meshsec.middleware import TRANSPORT_KEY, Transport
-from meshsec.resources import load_mesh
+from meshsec.resources import load_mesh, parse
 from meshsec.servers import cheroot, hypercorn, use_mesh, werkzeug
 from meshsec.tls import asgi_extension, server_context
 from pki import TestCA
@@ -52,6 +52,7 @@ def mesh(world: World) -> Iterator[Mesh]:
         ({"verify_mode": ssl.CERT_NONE, "ca_certs": "x"}, "ca_certs"),
         ({"worker_class": "trio"}, "worker_class 'trio'"),
         ({"workers": 2}, "import string"),
+        ({"bind": ["unix:/run/x.sock"]}, "bind: give host and port"),
         ({"no_such_option": 1}, "no_such_option"),
     ],
 )
@@ -161,6 +162,33 @@ def test_the_middleware_reads_a_servers_own_extension(
     assert (connection.peer is not None, connection.tls) == (believed, True)
     assert _of_extension({"extensions": {}}) is None
     assert _of_extension({}) is None
+
+
+HIDDEN: Final = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: addresses, namespace: prod}}
+spec: {{action: {action}, rules: [{rule}]}}
+"""
+
+
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}",
+        "{from: [{source: {notIpBlocks: [10.0.0.0/8]}}]}",
+        "{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}",
+        "{to: [{operation: {ports: ['8443']}}]}",
+        "{to: [{operation: {notPorts: ['8443']}}]}",
+        "{when: [{key: destination.ip, values: [10.0.0.0/8]}]}",
+    ],
+)
+def test_what_a_server_hides_refuses(action: str, rule: str) -> None:
+    """A server of which nothing is known (granian, or any without our part) shows no addresses and no ports."""
+    policy = parse(HIDDEN.format(action=action, rule=rule))
+    with Mesh(workload=Workload(name="reviews", namespace="prod"), resources=policy) as mesh:
+        assert mesh.decide(mesh.connection(None), REQUEST).outcome is Outcome.DENY
 
 
 @pytest.mark.parametrize(("verify", "believed"), [("SUCCESS", True), ("NONE", False), (None, True)])

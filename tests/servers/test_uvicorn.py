@@ -58,7 +58,8 @@ def test_run_serves_with_our_context_and_our_protocol(http: str, mesh: Mesh, sta
     assert (options["proxy_headers"], options["server_header"]) == (False, False)
     assert issubclass(import_from_string(options["http"]), server.TransportInState)
     fake = cast(FakeMesh, mesh)
-    config = uvicorn.Config(app, ssl_context_factory=options["ssl_context_factory"], log_config=None)
+    factory = options["ssl_context_factory"]
+    config = uvicorn.Config(app, http=options["http"], ssl_context_factory=factory, log_config=None)
     config.load()
     assert config.ssl is fake.context
     assert fake.ports == [8443]
@@ -84,6 +85,8 @@ def test_run_leaves_the_other_options_to_the_caller(mesh: Mesh, started: list[di
         ({"http2": True}, "http2"),
         ({"ssl_keyfile": "x", "ssl_certfile": "y"}, "ssl_certfile, ssl_keyfile"),
         ({"ssl_context_factory": lambda *_: None}, "ssl_context_factory"),
+        ({"uds": "/run/x.sock"}, "uds: only a TCP port"),
+        ({"fd": 3}, "fd: only a TCP port"),
         ({"workers": 2}, "cannot be sent to worker processes"),
         ({"reload": True}, "cannot be sent to worker processes"),
     ],
@@ -129,8 +132,17 @@ def test_a_factory_without_a_mesh_reaches_worker_processes(mesh: Mesh, monkeypat
     factory = pickle.loads(pickle.dumps(server.context_factory(None, 8443)))
     use_mesh(mesh)
     fake = cast(FakeMesh, mesh)
-    assert factory(None, None) is fake.context
+    config = uvicorn.Config(app, http=server.protocol_class("auto"))
+    assert factory(config, None) is fake.context
     assert fake.ports == [8443]
+
+
+@pytest.mark.parametrize("http", ["auto", "h11", H11Protocol, "uvicorn.protocols.http.h11_impl:H11Protocol"])
+def test_a_factory_does_not_serve_a_protocol_that_carries_no_peer(http: Any, mesh: Mesh) -> None:
+    """A rule that denies somebody would never find him: uvicorn does not start."""
+    config = uvicorn.Config(app, http=http, ssl_context_factory=server.context_factory(mesh, 1), log_config=None)
+    with pytest.raises(ConfigError, match="would have no peer"):
+        config.load()
 
 
 class _Base:

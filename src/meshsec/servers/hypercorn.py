@@ -129,6 +129,8 @@ def _loop_factory(worker_class: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _config(mesh: Mesh | None, port: int, host: str, options: dict[str, Any]) -> MeshConfig:
+    if "bind" in options:
+        raise ConfigError("bind: give host and port; which port it is decides PeerAuthentication's mode")
     unknown = sorted(name for name in options if not hasattr(Config, name))
     if unknown:
         raise ConfigError(f"hypercorn has no option {', '.join(unknown)}")

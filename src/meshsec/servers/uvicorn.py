@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from uvicorn.importer import import_from_string
 
 from ..errors import ConfigError
 from ..middleware import TRANSPORT_KEY
@@ -59,7 +60,8 @@ class _ContextFactory:
     mesh: Mesh | None
     port: int
 
-    def __call__(self, _config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    def __call__(self, config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        _check_protocol(config.http)
         mesh = current_mesh() if self.mesh is None else self.mesh
         return mesh.server_context(port=self.port)
 
@@ -69,8 +71,8 @@ def context_factory(
 ) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
     """For uvicorn's ``ssl_context_factory``, where :func:`run` does not fit.
 
-    The peer reaches the middleware only if the ``http`` protocol class mixes in :class:`TransportInState`; without it
-    every request is judged as one without a peer.
+    The peer reaches the middleware only if the ``http`` protocol class mixes in :class:`TransportInState`
+    (:func:`protocol_class` names one); without it uvicorn does not start, by the ConfigError that is raised then.
 
     Args:
         mesh: None for :func:`meshsec.servers.current_mesh` of the process that serves.
@@ -112,12 +114,22 @@ def protocol_class(wanted: object) -> Any:
     raise ConfigError(f"http={wanted!r} is not supported: use one of {known}, or a class with TransportInState in it")
 
 
+def _check_protocol(http: Any) -> None:
+    found = import_from_string(http) if isinstance(http, str) and ":" in http else http
+    if not (isinstance(found, type) and issubclass(found, TransportInState)):
+        raise ConfigError(f"http={http!r}: its requests would have no peer; give it protocol_class(...)")
+
+
 def _check(options: dict[str, Any], mesh: Mesh | None) -> None:
     if "ssl_context_factory" not in inspect.signature(uvicorn.Config).parameters:
         raise ConfigError(f"uvicorn {uvicorn.__version__} cannot take an SSL context: 0.47 or newer is needed")
     ours = sorted(name for name in options if name.startswith("ssl_") or name == "http2")
     if ours:
         raise ConfigError(f"{', '.join(ours)}: the mesh brings its own TLS, for HTTP/1.1")
+    elsewhere = sorted(options.keys() & {"uds", "fd"})
+    if elsewhere:
+        # No address of the peer, and no port that PeerAuthentication could speak of.
+        raise ConfigError(f"{', '.join(elsewhere)}: only a TCP port shows what policies are judged by")
     workers = int(options.get("workers") or os.environ.get("WEB_CONCURRENCY") or 1)
     if mesh is not None and (workers > 1 or options.get("reload")):
         raise ConfigError("a mesh cannot be sent to worker processes: give mesh=None and set MESHSEC_CONFIG")
