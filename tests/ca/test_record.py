@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshsec.ca import AuthorityFolder, CertificateAuthority, Issuance
+from meshsec.ca import AuthorityFolder, CertificateAuthority, Issuance, _record
 from meshsec.ca._record import Journal
 from meshsec.errors import ConfigError, IssuanceError
 from pki import NOW
@@ -111,6 +111,74 @@ def test_many_writers_lose_nothing(folder: AuthorityFolder) -> None:
     for thread in threads:
         thread.join()
     assert len({item.serial for item in folder.issued()}) == 60
+
+
+def test_a_full_file_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is lost, their order stays, and each file is bounded; strangers' names are passed over."""
+    monkeypatch.setattr(_record, "MAX_SIZE", 100)
+    journal = Journal(tmp_path / "issued.jsonl")
+    for name in ("issued-notes.jsonl", "issued-2026-\u0661.jsonl"):
+        (tmp_path / name).write_text("{")
+    for number in range(100):
+        journal.append([{"number": number}])
+        assert journal.path.stat().st_size < 120
+    assert [entry["number"] for entry in Journal(journal.path)] == list(range(100))
+    assert len(journal) == 100
+    aside = sorted(tmp_path.glob("issued-2*-0*.jsonl"))
+    assert len(aside) > 10
+    aside[0].unlink()  # its keeper has moved it away
+    assert [entry["number"] for entry in journal][-1] == 99
+
+
+def test_a_reader_loses_nothing_while_files_are_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was appended before somebody began to read is read, once."""
+    monkeypatch.setattr(_record, "MAX_SIZE", 60)
+    journal, over = Journal(tmp_path / "issued.jsonl"), threading.Event()
+    done = [0]
+
+    def write() -> None:
+        for number in range(300):
+            journal.append([{"number": number}])
+            done[0] = number + 1
+        over.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not over.is_set():
+        before = done[0]
+        found = [entry["number"] for entry in journal]
+        assert found == list(range(len(found)))
+        assert len(found) >= before
+    thread.join()
+
+
+def test_a_file_that_cannot_be_put_aside_grows_on(folder: AuthorityFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is too large is better than none."""
+    monkeypatch.setattr(_record, "MAX_SIZE", 1)
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        for _ in range(3):
+            folder.authority.issue_x509_svid(ID)
+    assert (len(list(folder.issued())), list(folder.folder.glob("issued-*"))) == (3, [])
+    folder.authority.issue_x509_svid(ID)
+    assert (len(list(folder.issued())), len(list(folder.folder.glob("issued-*")))) == (4, 1)
+
+
+def test_what_was_put_aside_still_counts(folder: AuthorityFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be revoked, and its root is not retired under it."""
+    monkeypatch.setattr(_record, "MAX_SIZE", 1)
+    svid = folder.authority.issue_x509_svid(ID)
+    folder.publish_root()
+    folder.activate_root(settle=0)
+    folder.authority.issue_x509_svid(ID)
+    assert folder.status()["issued"] == 2
+    with pytest.raises(IssuanceError, match="still valid"):
+        folder.retire_old_roots()
+    folder.revoke(f"{svid.serial:x}")
 
 
 def test_a_record_that_cannot_be_opened_stops_issuing(folder: AuthorityFolder) -> None:

@@ -1,7 +1,8 @@
 """The durable record: one JSON object a line, appended and never changed.
 
 A line counts once it is on the disk; half a line, left by a full disk or a power cut, never counted and is cut off
-before the next. This file must not know what the lines mean to the authority.
+before the next. A file that is full gets another name, and a new one is begun. This file must not know what the
+lines mean to the authority.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from ..errors import ConfigError, Problem
 from ..jose import read_json_object
@@ -19,6 +22,7 @@ from ._store import PRIVATE, sync_folder
 
 __all__ = ["Issuance", "Journal"]
 
+MAX_SIZE: Final = 1 << 26  # 64 MiB: about a quarter of a million certificates
 _TAIL: Final = 1 << 16
 
 
@@ -52,7 +56,11 @@ class Issuance:
 
 
 class Journal:
-    """A file of JSON lines. One process appends at a time: the caller holds the folder's lock."""
+    """A file of JSON lines, and beside it those that grew too large: ``issued-2026-11-22-000001.jsonl`` and so on.
+
+    One process appends at a time: the caller holds the folder's lock. Anybody may read at any time. What was put
+    aside may be moved away; nothing here does that.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,6 +72,7 @@ class Journal:
             OSError: not all could be written; none counts.
         """
         data = b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries)
+        self._put_aside()
         new = not self.path.exists()
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
@@ -75,32 +84,64 @@ class Journal:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The entries, oldest first; half a line at the end is passed over."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield self._read(line)
+        with ExitStack() as stack:
+            for file in self._files(stack):
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield self._read(line)
 
     def __len__(self) -> int:
         """How many lines there are, without reading them."""
-        try:
-            with self.path.open("rb") as file:
-                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_TAIL), b""))
-        except FileNotFoundError:
-            return 0
+        with ExitStack() as stack:
+            return sum(_count_lines(file) for file in self._files(stack))
 
     def __bool__(self) -> bool:
         """A record is one even while it is empty."""
         return True
+
+    def _put_aside(self) -> None:
+        """A file that is full gets another name, in one step; one that cannot be renamed now grows on."""
+        with suppress(OSError):
+            found = self.path.stat()
+            if found.st_size >= MAX_SIZE:
+                number = max((number for number, _ in self._aside()), default=0) + 1
+                day = datetime.fromtimestamp(found.st_mtime, UTC)
+                self.path.rename(self.path.with_stem(f"{self.path.stem}-{day:%Y-%m-%d}-{number:06}"))
+
+    def _aside(self) -> list[tuple[int, Path]]:
+        """The files that were put aside, by number."""
+        names = self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")
+        numbers = ((path.stem.rpartition("-")[2], path) for path in names)
+        return sorted((int(number), path) for number, path in numbers if number.isascii() and number.isdecimal())
+
+    def _files(self, stack: ExitStack) -> Iterator[BinaryIO]:
+        """Oldest first. The newest is opened before the others are listed: so it is read even if it is put aside."""
+        newest = _opened(self.path, stack)
+        for _, path in self._aside():
+            file = _opened(path, stack)
+            if file and newest and os.path.sameopenfile(file.fileno(), newest.fileno()):
+                break
+            if file:
+                yield file
+        if newest:
+            yield newest
 
     def _read(self, line: bytes) -> dict[str, Any]:
         try:
             return read_json_object(line)
         except ValueError as error:
             raise ConfigError(Problem(f"a damaged line: {error}", str(self.path)), code="record_damaged") from error
+
+
+def _opened(path: Path, stack: ExitStack) -> BinaryIO | None:
+    try:
+        return stack.enter_context(path.open("rb"))
+    except FileNotFoundError:
+        return None
+
+
+def _count_lines(file: BinaryIO) -> int:
+    return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_TAIL), b""))
 
 
 def _append(handle: int, data: bytes, end: int) -> None:

@@ -34,8 +34,8 @@ class ClusterAccounts:
 
     Args:
         url: the API server's, https, without a path.
-        credentials: a folder with ``token`` and ``ca.crt``, both read anew each time; by default the one that Kubernetes
-            mounts into each pod.
+        credentials: a folder with ``token`` and ``ca.crt``, both read anew each time; by default the one that
+            Kubernetes mounts into each pod.
         clock: seconds that only grow.
     """
 
