@@ -7,10 +7,10 @@ Conditions on the same attribute stand in one *column*. For the request's value 
 conditions that hold in one look (:mod:`._find`). The clauses that match are those that every column leaves over:
 
     alive = every clause
-    for each column:          alive = alive & (found | free), where free are those without a condition in it
-    for each negated column:  alive = alive without found
+    for each column:          alive = alive & free | alive & found, where free are those without a condition in it
+    for each negated column:  alive = alive & free | alive without found
 
-The highest bit that is left is the first rule that matches. An AND of two masks is one machine instruction for thirty
+Where all clauses that are left are free, the value is not looked up at all. The highest bit that is left is the first rule that matches. An AND of two masks is one machine instruction for thirty
 rules, so a decision among thousands costs about what it costs among ten, whatever a caller sends.
 
 Must not know: actions, what a value is, how one is read or matched.
@@ -103,13 +103,18 @@ class RuleIndex:
         """The clauses that match, but for what is unsure."""
         alive = self._every
         for slot, find, missing, free in self._columns:
+            rest = alive & free
+            if rest == alive:
+                continue
             value = values[slot]
-            alive &= (missing if value is None else find(value)) | free
+            found = missing if value is None else find(value)
+            alive = rest | alive & found if found else rest
             if not alive:
                 return 0
-        for slot, find, missing, _ in self._negated:
-            value = values[slot]
-            alive ^= alive & (missing if value is None else find(value))
+        for slot, find, missing, free in self._negated:
+            if alive & free != alive:
+                value = values[slot]
+                alive ^= alive & (missing if value is None else find(value))
         return alive
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
@@ -102,12 +103,13 @@ def index_blocks(pairs: Iterable[tuple[IpBlock, int]]) -> Callable[[IpAddress], 
     for block, mask in pairs:
         size = (1 << _BITS[block.version]) - block.mask
         ranges[block.version].append((block.network, block.network + size, mask))
-    indexes: dict[int, tuple[list[int], list[int]]] = {
-        version: _index_ranges(found) for version, found in ranges.items()
+    kinds: Mapping[type[IpAddress], int] = {IPv4Address: 4, IPv6Address: 6}
+    indexes: dict[type[IpAddress], tuple[list[int], list[int]]] = {
+        kind: _index_ranges(ranges[version]) for kind, version in kinds.items()
     }
 
     def find(address: IpAddress) -> int:
-        networks, masks = indexes[address.version]
+        networks, masks = indexes[type(address)]
         return masks[bisect_right(networks, int(address))]
 
     return find
