@@ -16,14 +16,21 @@ __all__ = ["Authorizer", "running"]
 
 @dataclass
 class Authorizer:
-    """A server on a free port, what it was asked, and what it answers."""
+    """A server on a free port, what it was asked, and what it answers.
+
+    Attributes:
+        callers: address and port of whoever asked, for each request.
+        hang_up: whether each answer is a connection's last, without a word about it.
+    """
 
     port: int = 0
     status: int = 200
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
     asked: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
+    callers: list[tuple[str, int]] = field(default_factory=list)
     hold: threading.Event | None = None
+    hang_up: bool = False
 
     def settings(self, **more: Any) -> ExtAuthzHttp:
         """How to ask it."""
@@ -55,6 +62,8 @@ def running(context: Any = None) -> Iterator[Authorizer]:
 
         def answer(self) -> None:
             authorizer.asked.append((self.command, self.path, [(k.lower(), v) for k, v in self.headers.items()]))
+            authorizer.callers.append(self.client_address)
+            self.close_connection = self.close_connection or authorizer.hang_up
             if authorizer.hold is not None:
                 authorizer.hold.wait(20)
             self.send_response(authorizer.status)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from meshsec import ConfigError, Connection, HttpRequest, Mesh, MeshConfig, Reas
 from meshsec.policy import CheckAnswer, NeedCheck
 from meshsec.resources import ExtAuthzHttp, Service, parse
 from meshsec.sources import Authorizers, Dialled, _check
+from meshsec.sources._fetch import Asking
+from meshsec.sources._kept import KeptLines
 from world import World
 
 QUESTION = NeedCheck(
@@ -45,15 +48,25 @@ def authorizer() -> Iterator[Authorizer]:
 
 def directly(host: str, port: int) -> Dialled:
     """Hosts are addresses."""
-    return Dialled((host, port))
+    return Dialled(((host, port),))
+
+
+Make = Callable[..., Authorizers]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes authorizers, and closes them."""
+    with ExitStack() as stack:
+        yield lambda dial=directly: stack.enter_context(closing(Authorizers({}, dial)))
 
 
 def ask(settings: ExtAuthzHttp | None, question: NeedCheck = QUESTION, **providers: Any) -> CheckAnswer:
     """One check; asked for an event loop too, the answer must be the same."""
-    authorizers = Authorizers(providers, directly)
-    found = authorizers.ask(question, settings)
-    assert asyncio.run(authorizers.ask_async(question, settings)) == found
-    return found
+    with closing(Authorizers(providers, directly)) as authorizers:
+        found = authorizers.ask(question, settings)
+        assert asyncio.run(authorizers.ask_async(question, settings)) == found
+        return found
 
 
 def test_a_check_is_the_request_without_its_body(authorizer: Authorizer) -> None:
@@ -186,7 +199,8 @@ def test_no_request_makes_the_asking_fail(
     """Under failOpen, a request that could not be told to an authorizer would be let in: every one can be told."""
     shown = naysayer.settings(fail_open=True, include_request_headers_in_check=("*a", "a*", *(n for n, _ in headers)))
     question = replace(QUESTION, target="/" + target, headers=tuple(headers), host=host)
-    found = Authorizers({}, directly).ask(question, shown)
+    with closing(Authorizers({}, directly)) as authorizers:
+        found = authorizers.ask(question, shown)
     assert not found.allowed, found
 
 
@@ -226,6 +240,88 @@ def test_a_folded_header_is_a_failure_and_never_open(authorizer: Authorizer) -> 
     authorizer.headers = [("X-User", "ada\r\n folded")]
     found = ask(authorizer.settings(headers_to_upstream_on_allow=("x-user",), fail_open=True))
     assert found.allowed is False or all("\n" not in value for _, value in found.request_headers)
+
+
+def test_one_connection_carries_many_checks(authorizer: Authorizer, make: Make) -> None:
+    """In this thread or for an event loop; HEAD and long refusals do not confuse it."""
+    authorizers = make()
+    authorizer.body = b"x" * 100_000
+    for method, status in (("GET", 200), ("HEAD", 403), ("POST", 403), ("GET", 200)):
+        authorizer.status = status
+        question = replace(QUESTION, method=method)
+        assert authorizers.ask(question, authorizer.settings()).allowed is (status == 200)
+        assert asyncio.run(authorizers.ask_async(question, authorizer.settings())).allowed is (status == 200)
+    assert len(authorizer.callers) == 8
+    assert len(set(authorizer.callers)) == 1
+
+
+def test_checks_at_once_have_connections_of_their_own(authorizer: Authorizer, make: Make) -> None:
+    """No check waits for another one's answer, and none is given another one's."""
+    authorizers = make()
+
+    async def ask_all() -> list[CheckAnswer]:
+        questions = [replace(QUESTION, target=f"/{index}") for index in range(20)]
+        return await asyncio.gather(*(authorizers.ask_async(one, authorizer.settings()) for one in questions))
+
+    for _ in range(2):
+        assert all(found.allowed for found in asyncio.run(ask_all()))
+    assert sorted(path for _, path, _ in authorizer.asked) == sorted([f"/{index}" for index in range(20)] * 2)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_connection_that_ended_is_replaced(authorizer: Authorizer, make: Make, told: bool) -> None:
+    """Whether the authorizer says that it hangs up, or just does."""
+    authorizer.hang_up = not told
+    authorizer.headers = [("connection", "close")] if told else []
+    authorizers = make()
+    assert all(authorizers.ask(QUESTION, authorizer.settings()).allowed for _ in range(5))
+    assert len(set(authorizer.callers)) == 5
+
+
+@pytest.mark.parametrize("change", ["proof", "idle", "old", "closed", "forked"])
+def test_connections_are_kept_with_care(authorizer: Authorizer, change: str) -> None:
+    """Not after what was checked when they were made has changed, not for ever, and not by a child."""
+    clock = [0.0]
+    lines = KeptLines(lambda: clock[0])
+    asking = Asking(headers=(("host", "a"),), proof=("ids", 1))
+
+    def fetch(asking: Asking) -> int:
+        lines.fetch(f"http://127.0.0.1:{authorizer.port}/", timeout=20, asking=asking)
+        return len(set(authorizer.callers))
+
+    assert fetch(asking) == 1
+    for _ in range(32 if change == "old" else 1):
+        clock[0] += 9.0
+        assert fetch(asking) == 1
+    clock[0] += {"idle": 30.0, "old": 29.0}.get(change, 0.0)
+    if change in ("closed", "forked"):
+        getattr(lines, "close" if change == "closed" else "after_fork")()
+    assert fetch(replace(asking, proof=("ids", 2)) if change == "proof" else asking) == 2
+    lines.close()
+
+
+def test_the_next_endpoint_is_asked_where_one_refuses(authorizer: Authorizer, make: Make) -> None:
+    """And asked first from then on; where all refuse, the authorizer is unavailable."""
+    refused = ("127.0.0.1", refused_port())
+    dialled: list[list[tuple[str, int]]] = [[refused, refused, ("127.0.0.1", authorizer.port)]]
+    authorizers = make(lambda _host, _port: Dialled(tuple(dialled[0])))
+    assert authorizers.ask(QUESTION, authorizer.settings()).allowed
+    with running() as other:
+        dialled[0].insert(0, ("127.0.0.1", other.port))
+        assert authorizers.ask(QUESTION, authorizer.settings()).allowed
+        assert (len(authorizer.asked), len(other.asked)) == (2, 0)
+    dialled[0] = [refused, refused]
+    found = authorizers.ask(QUESTION, authorizer.settings())
+    assert (found.allowed, "refused" in (found.failure or "").lower()) == (False, True)
+
+
+def test_a_question_that_was_sent_goes_to_no_other_endpoint(authorizer: Authorizer, make: Make) -> None:
+    """An authorizer that takes the connection and does not answer has failed; its neighbour would be asked late."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        places = (silent.getsockname(), ("127.0.0.1", authorizer.port))
+        authorizers = make(lambda _host, _port: Dialled(places))
+        assert authorizers.ask(QUESTION, authorizer.settings(timeout=0.2)).failure
+        assert authorizer.asked == []
 
 
 def test_our_own_failure_is_never_open() -> None:
@@ -307,7 +403,7 @@ def test_a_function_comes_before_settings(authorizer: Authorizer) -> None:
     assert authorizer.asked == []
 
 
-def test_an_event_loop_goes_on_while_an_authorizer_thinks(authorizer: Authorizer) -> None:
+def test_an_event_loop_goes_on_while_an_authorizer_thinks(authorizer: Authorizer, make: Make) -> None:
     """The loop itself opens the door for the answer; were it blocked, nothing would ever come."""
     authorizer.hold = threading.Event()
     entered = threading.Event()
@@ -318,7 +414,7 @@ def test_an_event_loop_goes_on_while_an_authorizer_thinks(authorizer: Authorizer
         return authorizer.hold.wait(20)
 
     async def main() -> list[CheckAnswer]:
-        function, server = Authorizers({"opa": provider}, directly), Authorizers({}, directly)
+        function, server = Authorizers({"opa": provider}, directly), make()
         checks = [
             asyncio.ensure_future(function.ask_async(QUESTION, None)),
             asyncio.ensure_future(server.ask_async(QUESTION, authorizer.settings())),

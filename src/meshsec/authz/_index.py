@@ -8,10 +8,11 @@ conditions that hold in one look (:mod:`._find`). The clauses that match are tho
 
     alive = every clause
     for each column:          alive = alive & free | alive & found, where free are those without a condition in it
-    for each negated column:  alive = alive & free | alive without found
+    for each negated column:  alive = alive without found
 
-Where all clauses that are left are free, the value is not looked up at all. The highest bit that is left is the first rule that matches. An AND of two masks is one machine instruction for thirty
-rules, so a decision among thousands costs about what it costs among ten, whatever a caller sends.
+Where all the clauses that are left are free, the value is not even looked up. The highest bit that is left in the end
+is the first rule that matches. An AND of two masks is one machine instruction for thirty rules, so a decision among
+thousands costs about what it costs among ten, whatever a caller sends.
 
 Must not know: actions, what a value is, how one is read or matched.
 """

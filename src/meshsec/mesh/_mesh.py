@@ -88,7 +88,7 @@ class Mesh:
         self._keys = KeyStore(first.policy.sources, first.config.keys, issuers=first.config.issuers)
         self._policies = PolicyKeeper(first, self._keys)
         self._driver = Driver(self._policies, self._keys, self._authorizers)
-        self._outgoing: ssl.SSLContext | None = None
+        self._outgoing: tls.MeshSSLContext | None = None
         self._identity = None if identity is None else kept_identity(identity, workload, first.config)
         material = None if self._identity is None else self._identity.material
         self._evidence = Evidence(material)
@@ -204,10 +204,11 @@ class Mesh:
     def _dial(self, host: str, port: int) -> Dialled:
         """An authorizer that the mesh names is asked over mutual TLS, as any other service."""
         if not self.naming.knows(host):
-            return Dialled((host, port))
+            return Dialled(((host, port),))
         if self._outgoing is None:
             self._outgoing = self.client_context()
-        return Dialled(self.naming.endpoints(host, port)[0], self._outgoing)
+        naming, context = self.naming, self._outgoing
+        return Dialled(naming.endpoints(host, port), context, (naming.ids(host), context.snapshot()))
 
     # ---------------------------------------------------------------- wrapping
 
@@ -274,6 +275,7 @@ class Mesh:
         with self._lock:
             self._stop.set()
             self._keys.close()
+            self._authorizers.close()
             self._running = False
 
     def _renew_identity(self) -> None:
@@ -287,7 +289,7 @@ class Mesh:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._running = False
-        self._authorizers.forget_threads()
+        self._authorizers.after_fork()
         self._contexts.after_fork()
 
     def __enter__(self) -> Self:

@@ -11,17 +11,19 @@ import inspect
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 from urllib.parse import quote
 
 from ..errors import KeysUnavailableError
 from ..matching import StringPattern
 from ..policy import CheckAnswer, NeedCheck
 from ..resources import ExtAuthzHttp
-from ._fetch import Asking, FetchResult, fetch
+from ._fetch import UNREACHABLE, Asking, FetchResult
+from ._kept import KeptLines
 
 __all__ = ["Authorizers", "Dialled", "Provider"]
 
@@ -42,21 +44,19 @@ _ALWAYS_SHOWN: Final = ("authorization",)
 _ALWAYS_TOLD: Final = ("www-authenticate", "location")
 
 
-class _Fetch(Protocol):
-    def __call__(self, url: str, *, timeout: float, asking: Asking) -> FetchResult: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Dialled:
     """Where a host is reached.
 
     Attributes:
-        address: host and port to dial.
+        addresses: hosts and ports, any of which may be dialled.
         context: a context that checks who answers; None: plain HTTP.
+        proof: what that context checks by now; a connection made under another one gets no request.
     """
 
-    address: tuple[str, int]
+    addresses: tuple[tuple[str, int], ...]
     context: ssl.SSLContext | None = None
+    proof: object = field(default=None, repr=False)
 
 
 class Authorizers:
@@ -65,15 +65,13 @@ class Authorizers:
     Args:
         providers: those in this process, by name; they come before settings of the same name.
         dial: says where a host is reached.
-        fetch: makes one request.
     """
 
-    def __init__(
-        self, providers: Mapping[str, Provider], dial: Callable[[str, int], Dialled], fetch: _Fetch = fetch
-    ) -> None:
+    def __init__(self, providers: Mapping[str, Provider], dial: Callable[[str, int], Dialled]) -> None:
         self.providers: dict[str, Provider] = dict(providers)
         self._dial = dial
-        self._fetch = fetch
+        self._lines = KeptLines()
+        self._answered: dict[str, tuple[str, int]] = {}  # by provider, the address that did last
         self._failing: dict[str, str] = {}
         self._seats = threading.BoundedSemaphore(_AT_ONCE)
 
@@ -123,9 +121,14 @@ class Authorizers:
         failure = self._failing.get(name)
         return f": {failure}" if failure else ""
 
-    def forget_threads(self) -> None:
-        """In a forked child, where nobody waits."""
+    def close(self) -> None:
+        """Close connections that wait for the next check."""
+        self._lines.close()
+
+    def after_fork(self) -> None:
+        """In a forked child, where nobody waits, and connections are the parent's."""
         self._seats = threading.BoundedSemaphore(_AT_ONCE)
+        self._lines.after_fork()
 
     def _note(self, provider: str, failure: str | None) -> None:
         """Log that a provider begins to fail, and that it is back; not every request in between."""
@@ -163,8 +166,6 @@ class Authorizers:
 
     def _ask_http(self, question: NeedCheck, settings: ExtAuthzHttp) -> CheckAnswer:
         dialled = self._dial(settings.host, settings.port)
-        host, port = dialled.address
-        scheme = "http" if dialled.context is None else "https"
         asking = Asking(
             method=question.method,
             # Quoted only where HTTP cannot carry it: what reaches the application in another form is refused before.
@@ -173,15 +174,36 @@ class Authorizers:
             context=dialled.context,
             server_hostname=settings.host if dialled.context else None,
             cut=True,  # a refusal stays one, however much it says
+            proof=dialled.proof,
         )
         try:
-            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
-            result = self._fetch(url, timeout=settings.timeout, asking=asking)
+            result = self._reach(question.provider, dialled, asking, settings.timeout)
         except KeysUnavailableError as error:
             return _unavailable(question, settings, str(error))
         if result.status >= 500:
             return _unavailable(question, settings, f"status {result.status}")
         return _read(result, settings)
+
+    def _reach(self, provider: str, dialled: Dialled, asking: Asking, timeout: float) -> FetchResult:
+        """Ask whoever can be reached, the one that answered last before the others. Raises KeysUnavailableError."""
+        scheme = "http" if dialled.context is None else "https"
+        deadline = time.monotonic() + timeout
+        last = self._answered.get(provider)
+        waiting = sorted(dialled.addresses, key=lambda address: address != last)
+        while True:
+            host, port = address = waiting.pop(0)
+            left = deadline - time.monotonic()
+            # One that swallows what is sent to it leaves the others their share of the time.
+            limited = replace(asking, connect_within=left / (1 + len(waiting)))
+            try:
+                url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+                result = self._lines.fetch(url, timeout=left, asking=limited)
+            except KeysUnavailableError as error:
+                if not waiting or error.code != UNREACHABLE:
+                    raise
+            else:
+                self._answered[provider] = address
+                return result
 
 
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))

@@ -30,7 +30,13 @@ from ..errors import KeysUnavailableError
 from ..jose import read_json_object
 from ._proxy import Proxy
 
-__all__ = ["PLAIN_GET", "Asking", "Fetch", "FetchResult", "discover", "fetch", "good_body", "max_age"]
+__all__ = [
+    "PLAIN_GET", "UNREACHABLE", "Asking", "Fetch", "FetchResult", "Line", "Target", "discover", "exchange", "fetch",
+    "good_body", "max_age", "open_line", "read_url",
+]  # fmt: skip
+
+UNREACHABLE: Final = "unreachable"
+"""The code of the error where there was no connection, so that nothing was asked."""
 
 MAX_BYTES: Final = 1 << 20
 MAX_URL: Final = 2048
@@ -78,6 +84,8 @@ class Asking:
         proxy: for https, opens the tunnel; the address guard is for its address, and for a target that is one.
         body: of the request.
         cut: whether a body that is too large is cut, where it would be an error.
+        connect_within: seconds for the connection itself, where it may not take all the time there is.
+        proof: what the context checks by, of which a connection that was kept must not be older.
     """
 
     method: str = "GET"
@@ -90,6 +98,8 @@ class Asking:
     proxy: Proxy | None = None
     body: bytes | None = field(default=None, repr=False)
     cut: bool = False
+    connect_within: float | None = None
+    proof: object = field(default=None, repr=False)
 
 
 PLAIN_GET: Final = Asking(headers=tuple(_HEADERS.items()))
@@ -120,21 +130,37 @@ def fetch(url: str, *, timeout: float, max_bytes: int = MAX_BYTES, asking: Askin
         KeysUnavailableError: no complete answer in time, or an address that is never fetched from: link-local and
             metadata addresses. Loopback and private addresses are fine.
     """
-    target = _read_url(url)
+    target = read_url(url)
+    line = open_line(target, asking)
+    try:
+        return exchange(line, target, asking, timeout=timeout, max_bytes=max_bytes)
+    finally:
+        line.finish()
+
+
+def open_line(target: Target, asking: Asking) -> Line:
+    """A connection that :meth:`Line.ask` opens; whoever has it calls :meth:`Line.finish` in the end."""
+    return _LINES[target.scheme](target, asking)
+
+
+def exchange(
+    line: Line, target: Target, asking: Asking, *, timeout: float, max_bytes: int = MAX_BYTES
+) -> FetchResult:
+    """One request on a connection, new or used; as :func:`fetch`. Raises KeysUnavailableError."""
     deadline = time.monotonic() + timeout
-    connection = _CONNECTIONS[target.scheme](target, deadline, asking)
-    cut_off = Timer(timeout, connection.cut_off)
+    cut_off = Timer(timeout, line.cut_off)
     cut_off.daemon = True
     cut_off.start()
     try:
-        return connection.ask(asking, target.path, max_bytes)
+        line.begin(deadline)
+        return line.ask(asking, target.path, max_bytes)
     except (OSError, HTTPError, HTTPException, ValueError) as error:
         reason = "timed out" if time.monotonic() >= deadline else f"{type(error).__name__}: {error}"
-        raise KeysUnavailableError(f"fetching {target} failed: {reason[:200]}") from error
+        code = None if line.reached else UNREACHABLE
+        raise KeysUnavailableError(f"fetching {target} failed: {reason[:200]}", code=code) from error
     finally:
         cut_off.cancel()
         cut_off.join()
-        connection.finish()
 
 
 def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch, place: str | None = None) -> str:
@@ -163,7 +189,7 @@ def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch, place: str | 
     jwks_uri = document.get("jwks_uri")
     if not isinstance(jwks_uri, str):
         raise KeysUnavailableError(f"the discovery document of {issuer} has no jwks_uri")
-    if _read_url(url).scheme == "https" and _read_url(jwks_uri).scheme != "https":
+    if read_url(url).scheme == "https" and read_url(jwks_uri).scheme != "https":
         raise KeysUnavailableError(f"the discovery document of {issuer} leads from https to http")
     return jwks_uri
 
@@ -171,7 +197,7 @@ def discover(issuer: str, *, timeout: float, fetch: Fetch = fetch, place: str | 
 def good_body(url: str, result: FetchResult) -> bytes:
     """The body of a 200. Raises KeysUnavailableError for every other status, redirects among them."""
     if result.status != 200:
-        raise KeysUnavailableError(f"fetching {_read_url(url)} failed: status {result.status}")
+        raise KeysUnavailableError(f"fetching {read_url(url)} failed: status {result.status}")
     return result.body
 
 
@@ -204,7 +230,9 @@ def _until_expiry(headers: Mapping[str, str]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class Target:
+    """Where a URL leads."""
+
     scheme: str
     host: str
     port: int
@@ -215,7 +243,8 @@ class _Target:
         return f"{self.scheme}://{self.host}:{self.port}{self.path.partition('?')[0]}"
 
 
-def _read_url(url: str) -> _Target:
+def read_url(url: str) -> Target:
+    """Read a URL. Raises KeysUnavailableError for one that is never fetched."""
     try:
         parts = parse_url(url) if len(url) <= MAX_URL else Url()
     except LocationParseError:
@@ -223,17 +252,36 @@ def _read_url(url: str) -> _Target:
     scheme, host = parts.scheme or "", parts.host or ""
     if scheme not in _PORTS or not host or parts.auth is not None:
         raise KeysUnavailableError("only http and https URLs without user and password are fetched")
-    return _Target(scheme, host.strip("[]"), parts.port or _PORTS[scheme], parts.request_uri)
+    return Target(scheme, host.strip("[]"), parts.port or _PORTS[scheme], parts.request_uri)
 
 
-class _Bounded(HTTPConnection):
-    """A connection to an allowed address that another thread can cut off, in its TLS handshake too."""
+class Line(HTTPConnection):
+    """A connection to an allowed address that another thread can cut off, in its TLS handshake too.
 
-    def __init__(self, target: _Target, deadline: float, _asking: Asking, **options: Any) -> None:
+    Attributes:
+        reached: whether it was ever open, its TLS handshake done.
+        whole: whether the last answer was read to its end.
+    """
+
+    def __init__(self, target: Target, asking: Asking, **options: Any) -> None:
         super().__init__(target.host, target.port, **options)
-        self._deadline = deadline
+        self.reached = False
+        self.whole = False
+        self._deadline = math.inf
+        self._connect_within = asking.connect_within or math.inf
         self._line: socket.socket | None = None
         self._never = False  # whether the target, behind a proxy, is an address that is never fetched from
+
+    def begin(self, deadline: float) -> None:
+        """From now on everything must be done by then, by ``time.monotonic``."""
+        self._deadline = deadline
+        if self.sock is not None:
+            self.sock.settimeout(self.check_time())
+
+    def connect(self) -> None:
+        """As ever, and note it."""
+        super().connect()
+        self.reached = True
 
     def check_time(self) -> float:
         """The seconds left. Raises TimeoutError when there are none."""
@@ -252,6 +300,7 @@ class _Bounded(HTTPConnection):
         """One request. Raises ValueError for a body that is too large."""
         headers = HTTPHeaderDict(asking.headers)
         target = path if asking.target is None else asking.target
+        self.whole = False
         self.request(asking.method, target, asking.body, headers=headers, preload_content=False, decode_content=False)
         body = bytearray()
         with closing(self.getresponse()) as response:
@@ -261,6 +310,8 @@ class _Bounded(HTTPConnection):
                     if asking.cut:
                         break
                     raise ValueError(f"the body has more than {max_bytes} bytes")
+            else:
+                self.whole = True
         # A body without a length ends where the connection does; cut off by us, it is no complete answer.
         self.check_time()
         joined = {name.lower(): value for name, value in response.headers.itermerged()}
@@ -287,8 +338,9 @@ class _Bounded(HTTPConnection):
                 continue
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(self.check_time())
+                sock.settimeout(min(self.check_time(), self._connect_within))
                 sock.connect(address)
+                sock.settimeout(self.check_time())
             except OSError as failure:
                 sock.close()
                 error = failure
@@ -297,16 +349,16 @@ class _Bounded(HTTPConnection):
         raise error
 
 
-class _BoundedTls(_Bounded, HTTPSConnection):
+class _TlsLine(Line, HTTPSConnection):
     """The same over TLS, verified with the system's authorities, or as whoever asks has it verified."""
 
-    def __init__(self, target: _Target, deadline: float, asking: Asking) -> None:
+    def __init__(self, target: Target, asking: Asking) -> None:
         # A context of ours checks in the handshake; a SPIFFE certificate has no DNS name that could be matched here.
         own = {"server_hostname": asking.server_hostname, "assert_hostname": False}
         options = own if asking.context else {}
         context = asking.context or _ssl_context(asking.ca_file, asking.ca_data)
         near = replace(target, host=asking.proxy.host, port=asking.proxy.port) if asking.proxy else target
-        super().__init__(near, deadline, asking, ssl_context=context, **options)
+        super().__init__(near, asking, ssl_context=context, **options)
         if asking.proxy:
             # A name is resolved by the proxy: what answers there must still prove to be it, before it is sent a byte.
             self._never = _is_address(target.host) and _is_forbidden(target.host)
@@ -314,8 +366,7 @@ class _BoundedTls(_Bounded, HTTPSConnection):
             self.set_tunnel(target.host, target.port, {"user-agent": _HEADERS["user-agent"], **shown})
 
 
-_Connect = Callable[[_Target, float, Asking], _Bounded]
-_CONNECTIONS: Final[Mapping[str, _Connect]] = {"http": _Bounded, "https": _BoundedTls}
+_LINES: Final[Mapping[str, Callable[[Target, Asking], Line]]] = {"http": Line, "https": _TlsLine}
 
 
 def _ssl_context(ca_file: str | None, ca_data: str | None) -> ssl.SSLContext:
