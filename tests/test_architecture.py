@@ -57,7 +57,7 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "matching._regex": frozenset({"re2"}),
     "authn": frozenset({"cachetools"}),
     "resources": frozenset({"pydantic", "pydantic_core", "yaml"}),
-    "sources._fetch": frozenset({"urllib3"}),
+    "sources._line": frozenset({"urllib3"}),
     "middleware": frozenset({"starlette", "werkzeug"}),
     "servers": frozenset(
         {"starlette", "werkzeug", "uvicorn", "uvicorn_worker", "gunicorn", "hypercorn", "cheroot", "uvloop"}

@@ -17,7 +17,7 @@ import pytest
 
 from meshsec.ca import CertificateAuthority
 from meshsec.errors import KeysUnavailableError
-from meshsec.sources import _fetch
+from meshsec.sources import _line
 from meshsec.sources._fetch import FetchResult, discover, fetch, good_body
 
 PATIENCE = 0.3
@@ -281,7 +281,7 @@ def test_metadata_addresses_are_never_dialled(address: str, monkeypatch: pytest.
 @pytest.mark.parametrize("address", ALLOWED)
 def test_loopback_and_private_addresses_are_fine(address: str) -> None:
     """Issuers live there."""
-    assert not _fetch._is_forbidden(address)
+    assert not _line._is_forbidden(address)
 
 
 def resolving(*addresses: str, port: int = 80) -> Callable[..., list[Any]]:
@@ -320,7 +320,7 @@ def test_tls_is_verified(tls: tuple[ssl.SSLContext, bytes], monkeypatch: pytest.
     with server(answer("HTTP/1.1 200 OK\nContent-Length: 2\n", b"{}"), context) as (url, _):
         assert "CERTIFICATE_VERIFY_FAILED" in refused(url, timeout=5)
         trusting = ssl.create_default_context(cadata=authority.decode())
-        monkeypatch.setattr(_fetch, "_system_context", lambda: trusting)
+        monkeypatch.setattr(_line, "_system_context", lambda: trusting)
         assert fetch(url, timeout=5).body == b"{}"
         assert "CERTIFICATE_VERIFY_FAILED" in refused(url.replace("localhost", "127.0.0.1"), timeout=5)
 
@@ -329,7 +329,7 @@ def test_the_time_is_for_tls_bodies_too(tls: tuple[ssl.SSLContext, bytes], monke
     """The connection is cut off under the encryption."""
     context, authority = tls
     trusting = ssl.create_default_context(cadata=authority.decode())
-    monkeypatch.setattr(_fetch, "_system_context", lambda: trusting)
+    monkeypatch.setattr(_line, "_system_context", lambda: trusting)
     with server(drip(b"HTTP/1.1 200 OK\r\nX: ", b"y"), context) as (url, _):
         assert "timed out" in refused(url)
 

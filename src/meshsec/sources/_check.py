@@ -22,8 +22,8 @@ from ..errors import KeysUnavailableError
 from ..matching import StringPattern
 from ..policy import CheckAnswer, NeedCheck
 from ..resources import ExtAuthzHttp
-from ._fetch import UNREACHABLE, Asking, FetchResult
 from ._kept import KeptLines
+from ._line import UNREACHABLE, Asking, FetchResult
 
 __all__ = ["Authorizers", "Dialled", "Provider"]
 

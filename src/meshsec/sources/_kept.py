@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Final
 
 from ..errors import KeysUnavailableError
-from ._fetch import Asking, FetchResult, Line, Target, exchange, open_line, read_url
+from ._line import Asking, FetchResult, Line, Target, exchange, open_line, read_url
 
 __all__ = ["KeptLines"]
 
