@@ -62,6 +62,8 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "servers": frozenset(
         {"starlette", "werkzeug", "uvicorn", "uvicorn_worker", "gunicorn", "hypercorn", "cheroot", "uvloop"}
     ),
+    "servers.grpcio": frozenset({"grpc"}),
+    "servers.grpclib": frozenset({"grpclib"}),
     "frameworks": frozenset({"starlette", "werkzeug", "fastapi", "flask"}),
     "clients": frozenset({"httpx", "httpx2", "requests", "urllib3", "aiohttp"}),
     "testing": frozenset({"pytest"}),

@@ -7,7 +7,17 @@ not need ASGI's packages: ``meshsec.middleware.asgi`` and ``meshsec.middleware.w
 
 from ._current import CURRENT, current_context
 from ._enforcer import Enforcer
+from ._log import log_refusal
 from ._render import Response, render
 from ._transport import TRANSPORT_KEY, Transport
 
-__all__ = ["CURRENT", "TRANSPORT_KEY", "Enforcer", "Response", "Transport", "current_context", "render"]
+__all__ = [
+    "CURRENT",
+    "TRANSPORT_KEY",
+    "Enforcer",
+    "Response",
+    "Transport",
+    "current_context",
+    "log_refusal",
+    "render",
+]

@@ -1,0 +1,203 @@
+"""For gRPC, and whatever else speaks HTTP/2 over a unix socket and takes no ``ssl.SSLContext``.
+
+gRPC's own TLS knows neither SPIFFE IDs nor rotation. So its channel speaks plaintext to a unix socket of this very
+process, which no other user may open, and each connection goes on from there over the mesh's TLS. This file must not
+know what is said: of HTTP/2 it knows where a frame ends, and how a connection is retired without cutting a call off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from ..errors import SvidError
+from ..mesh import Mesh
+from ..tls import MeshSSLContext
+from ._services import MAX_AGE, Lease, Route, ServicePools
+
+__all__ = ["Tunnel"]
+
+_log: Final = logging.getLogger("meshsec.clients")
+_CHUNK: Final = 65536
+_HEAD: Final = 9  # of a frame: three bytes of length, type, flags, four of stream (RFC 9113 section 4.1)
+# "No new streams on this connection, please" (RFC 9113 section 6.8): those that are open come to their end.
+_GOAWAY: Final = bytes.fromhex("000008 07 00 00000000 7fffffff 00000000")
+_LOOK_SECONDS: Final = 1.0
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: Linux's struct ucred
+
+
+class Tunnel:
+    """A unix socket that leads to one service of the mesh over mutual TLS with HTTP/2.
+
+    ``grpc.insecure_channel(tunnel.target, options=tunnel.options)``, likewise with ``grpc.aio``. Each connection that
+    the channel makes is one to the service: dialled at the mesh's endpoints, with our newest certificate, and with
+    nobody but who may answer. It is retired, and the channel makes another, when our certificate, an authority or
+    what the mesh says of the service changed, and after some time; calls under way come to their end.
+
+    Args:
+        mesh: whose identity is presented, and whose secure naming is checked.
+        host: the service.
+        port: of the service.
+        max_age: for how many seconds a connection is given new calls.
+
+    Attributes:
+        target: where the socket is, as gRPC writes it: in a folder that this user alone may enter.
+        options: a channel's, so that calls name the service in ``:authority``.
+
+    Raises:
+        SvidError: the mesh does not name the host, or nobody for it.
+
+    Its thread does not survive a fork; make it in the process that uses it.
+    """
+
+    def __init__(self, mesh: Mesh, host: str, port: int = 443, *, max_age: float = MAX_AGE) -> None:
+        self._services: ServicePools[None] = ServicePools(mesh, lambda *_: None, max_age=max_age)
+        self._context: MeshSSLContext = mesh.client_context()
+        self._context.set_alpn_protocols(["h2"])
+        self._host, self._port = host, port
+        self._route()  # says now what cannot work
+        self._folder = Path(tempfile.mkdtemp(prefix="meshsec-"))  # mode 0700
+        self.target = f"unix:{self._folder / 'h2'}"
+        self.options = (("grpc.default_authority", host if port == 443 else f"{host}:{port}"),)
+        self._links: set[_Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listening,), name="meshsec-tunnel", daemon=True)
+        self._thread.start()
+        listening.wait()
+
+    def close(self) -> None:
+        """End every connection and remove the socket. Close the channel first."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _route(self) -> Route:
+        return self._services.route("https", self._host, self._port)
+
+    # ---------------------------------------------------------------- in the thread
+
+    def _run(self, listening: threading.Event) -> None:
+        try:
+            self._loop.run_until_complete(self._serve(listening))
+        finally:
+            listening.set()
+            self._loop.close()
+
+    async def _serve(self, listening: threading.Event) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(self._lead(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_unix_server(begin, self.target.removeprefix("unix:"), limit=_CHUNK)
+        listening.set()
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
+            self._retire()
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection. Whatever goes wrong ends it: for the client the server is not there, the log says why."""
+        try:
+            if _is_our_own(writer.get_extra_info("socket")):
+                route = self._route()
+                lease = self._services.lease(route)
+                there, back = await self._dial(route)
+                link = _Link(writer, lease)
+                self._links.add(link)
+                try:
+                    await _until_one_ends(self._copy(reader, back), _copy_frames(there, writer))
+                finally:
+                    self._links.discard(link)
+                    back.transport.abort()  # whoever had something to say has said it, or is gone
+        except (OSError, SvidError, asyncio.IncompleteReadError) as error:
+            _log.info("the tunnel to %s is closed: %s", self._host, error)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _dial(self, route: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for host, port in route.endpoints[:-1]:
+            with suppress(OSError):
+                return await self._open(host, port)
+        return await self._open(*route.endpoints[-1])
+
+    async def _open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(host, port, ssl=self._context, server_hostname=self._host, limit=_CHUNK)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK):
+            self._retire()  # what begins here goes through; the next call sees a new connection
+            writer.write(data)
+            await writer.drain()
+
+    def _retire(self) -> None:
+        """Ask for no new calls on connections that stand on what has changed."""
+        try:
+            current = self._services.lease(self._route())
+        except SvidError:
+            current = None  # nobody may answer any more
+        for link in self._links:
+            if link.lease is not current and not link.retired:
+                link.retired = True
+                link.writer.write(_GOAWAY)
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """One connection; what is written to it always ends with a frame."""
+
+    writer: asyncio.StreamWriter
+    lease: Lease[None]
+    retired: bool = False
+
+
+def _is_our_own(sock: socket.socket) -> bool:
+    """Whether this user is at the other end: the folder says so already, and the kernel says it again."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(credentials)[1] == os.getuid())
+
+
+async def _copy_frames(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Whole frames, so that one of ours may stand between them."""
+    while True:
+        head = await reader.readexactly(_HEAD)
+        writer.write(head + await reader.readexactly(int.from_bytes(head[:3], "big")))
+        await writer.drain()
+
+
+async def _until_one_ends(*copying: Coroutine[object, object, None]) -> None:
+    tasks = [asyncio.ensure_future(one) for one in copying]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,361 @@
+"""gRPC both ways: grpcio and grpclib serve and call, under the same policies as any other server and client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import grpc.aio
+import grpclib.client
+import grpclib.config
+import grpclib.exceptions
+import pytest
+
+from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio
+from live import free_port
+from meshsec import Mesh, MeshConfig, SvidError, Workload
+from meshsec.ca import write_identity
+from meshsec.clients.tunnel import Tunnel
+from meshsec.resources import Service, parse
+from meshsec.sources import Identity
+from meshsec.testing import TestIssuer
+from world import World
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: users, namespace: prod}
+spec: {jwtRules: [{issuer: https://issuer.example, jwks: JWKS}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: prod}
+spec:
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/prod/sa/web]}}]
+    to: [{operation: {methods: [POST], hosts: [reviews.prod], paths: [/demo.Whom/*]}}]
+    when: [{key: "request.headers[x-tenant]", values: [red]}]
+"""
+TENANT = (("x-tenant", "red"),)
+
+
+class Place:
+    """One trust domain, its users' issuer, and reviews' policy."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.issuer = TestIssuer()
+        self.reviews = self.serving("reviews")
+
+    def serving(self, account: str) -> Mesh:
+        """The mesh of a server that has an account's SVID."""
+        return Mesh(
+            workload=Workload(name="reviews", namespace="prod", service_account=account),
+            resources=parse(POLICY.replace("JWKS", json.dumps(self.issuer.jwks))),
+            identity=self.world.identity(account),
+        )
+
+    def caller(self, account: str, *ports: int) -> Mesh:
+        """The mesh of a caller that knows where reviews is."""
+        endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
+        service = Service(ids=(str(self.world.id("reviews")),), endpoints=endpoints)
+        return self.world.mesh(account, {"reviews.prod": service})
+
+
+@pytest.fixture(scope="module")
+def place() -> Place:
+    """One for all tests."""
+    return Place()
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda serving: serving.__name__)
+def port(place: Place, request: pytest.FixtureRequest) -> Iterator[int]:
+    """Where each kind of server serves reviews."""
+    with request.param(place.reviews) as port:
+        yield port
+
+
+def ask(channel: grpc.Channel, method: str = "One", metadata: Any = TENANT) -> list[bytes]:
+    """One call of any kind, and its answers."""
+    path, options = f"/demo.Whom/{method}", {"metadata": metadata, "timeout": 20}
+    if method == "One":
+        return [channel.unary_unary(path)(b"", **options)]
+    if method == "Many":
+        return list(channel.unary_stream(path)(b"", **options))
+    if method == "Sum":
+        return [channel.stream_unary(path)(iter([b"", b""]), **options)]
+    return list(channel.stream_stream(path)(iter([b"", b""]), **options))
+
+
+def through(mesh: Mesh, method: str = "One", metadata: Any = TENANT) -> list[bytes]:
+    """The same through a tunnel of its own."""
+    with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
+        return ask(it, method, metadata)
+
+
+def refused(mesh: Mesh, metadata: Any = TENANT, method: str = "One") -> Any:
+    """With which status a call ends."""
+    with pytest.raises(grpc.RpcError) as error:
+        through(mesh, method, metadata)
+    return error.value.code()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kind_of_call_reaches_its_handler_judged(place: Place, port: int, method: str) -> None:
+    """The handler knows who calls, and gets no token."""
+    token = place.issuer.token(sub="ada")
+    answers = through(place.caller("web", port), method, (*TENANT, ("authorization", f"Bearer {token}")))
+    assert {answer.rpartition(b" ")[0] for answer in answers} == {b"spiffe://cluster.local/ns/prod/sa/web ada None"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_call_that_no_rule_allows_is_permission_denied(place: Place, port: int, method: str) -> None:
+    """Another workload; another tenant in the metadata."""
+    assert refused(place.caller("other", port), method=method) is grpc.StatusCode.PERMISSION_DENIED
+    assert refused(place.caller("web", port), (("x-tenant", "blue"),), method) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_bad_token_is_unauthenticated(place: Place, port: int) -> None:
+    """Whoever the workload is."""
+    token = place.issuer.token(lifetime=-600)
+    metadata = (*TENANT, ("authorization", f"Bearer {token}"))
+    assert refused(place.caller("web", port), metadata) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_client_of_another_authority_gets_no_call_through(place: Place, port: int) -> None:
+    """The handshake fails, or the call does; the client trusts the server, not the other way round."""
+    stranger = World()
+    identity = stranger.identity("web").identity
+    mixed = type(identity)(identity.svid, place.world.authority.bundle)
+    mesh = Mesh(
+        workload=Workload(name="web", namespace="prod", service_account="web"),
+        config=MeshConfig(services=place.caller("web", port).config.services, allow_no_policy=True),
+        identity=type(stranger.identity("web"))(mixed),
+    )
+    assert refused(mesh) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED)
+
+
+def test_a_client_without_a_certificate_is_not_served(port: int, place: Place) -> None:
+    """gRPC's own TLS, which trusts the server by a name that it has not: the door is shut before that counts."""
+    credentials = grpc.ssl_channel_credentials(place.world.authority.bundle.to_pem())
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel, pytest.raises(grpc.RpcError) as error:
+        ask(channel)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+async def everything_closed() -> None:
+    """grpclib does not wait for what it closes; nothing but the loop's own pipe is open then."""
+    async with asyncio.timeout(20):
+        while len(asyncio.get_running_loop()._selector.get_map()) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def test_grpclib_calls_with_our_context(place: Place, port: int) -> None:
+    """No tunnel: it takes an SSLContext."""
+    mesh = place.caller("web", port)
+    context = mesh.client_context()
+    context.set_alpn_protocols(["h2"])
+
+    async def call(mesh: Mesh) -> bytes:
+        config = grpclib.config.Configuration(ssl_target_name_override="reviews.prod")
+        host, at = mesh.naming.endpoints("reviews.prod", 443)[0]
+        async with grpclib.client.Channel(host, at, ssl=context, config=config, codec=Raw()) as channel:
+            method = grpclib.client.UnaryUnaryMethod(channel, "/demo.Whom/One", bytes, bytes)
+            answer = await method(b"", metadata=dict(TENANT))
+            channel._protocol.connection._transport.abort()  # gRPC's own servers never say goodbye
+        await everything_closed()
+        return bytes(answer)
+
+    assert asyncio.run(call(mesh)).startswith(b"spiffe://cluster.local/ns/prod/sa/web")
+
+
+def test_grpclib_does_not_call_an_impostor(place: Place, port: int) -> None:
+    """The twin: another account answers for the name."""
+    mesh = place.caller("web", port)
+    context = mesh.client_context(authorize=str(place.world.id("ratings")))
+    context.set_alpn_protocols(["h2"])
+
+    async def call() -> None:
+        config = grpclib.config.Configuration(ssl_target_name_override="reviews.prod")
+        async with grpclib.client.Channel("127.0.0.1", port, ssl=context, config=config, codec=Raw()) as channel:
+            with pytest.raises(OSError, match="ratings"):
+                await grpclib.client.UnaryUnaryMethod(channel, "/demo.Whom/One", bytes, bytes)(b"")
+        await everything_closed()
+
+    asyncio.run(call())
+
+
+# ---------------------------------------------------------------- the tunnel
+
+
+@pytest.fixture(scope="module")
+def honest(place: Place) -> Iterator[int]:
+    """One server of reviews."""
+    with by_grpcio(place.reviews) as port:
+        yield port
+
+
+def test_an_impostor_is_unavailable(place: Place) -> None:
+    """Under the right name with a wrong SVID; no call arrives."""
+    with by_grpcio(place.serving("intruder")) as port:
+        assert refused(place.caller("web", port)) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_next_endpoint_is_dialled(place: Place, honest: int) -> None:
+    """Where the first is an impostor, or nobody."""
+    with by_grpcio(place.serving("intruder")) as impostor:
+        assert through(place.caller("web", impostor, 1, honest))
+
+
+def test_an_unknown_service_has_no_tunnel(place: Place, honest: int) -> None:
+    """The nearest name is told."""
+    with pytest.raises(SvidError, match=r"reviews\.prod"):
+        Tunnel(place.caller("web", honest), "review.prod")
+
+
+def test_the_socket_is_this_users_alone(place: Place, honest: int) -> None:
+    """A folder that nobody else may enter, which goes with the tunnel."""
+    with Tunnel(place.caller("web", honest), "reviews.prod") as tunnel:
+        path = Path(tunnel.target.removeprefix("unix:"))
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert path.parent.stat().st_uid == os.getuid()
+    assert not path.parent.exists()
+
+
+def test_the_asyncio_channel_goes_through_it_too(place: Place, honest: int) -> None:
+    """grpc.aio takes the same address."""
+
+    async def call() -> bytes:
+        with Tunnel(place.caller("web", honest), "reviews.prod") as tunnel:
+            async with grpc.aio.insecure_channel(tunnel.target, options=tunnel.options) as channel:
+                return bytes(await channel.unary_unary("/demo.Whom/One")(b"", metadata=TENANT))
+
+    assert asyncio.run(call()).startswith(b"spiffe://cluster.local/ns/prod/sa/web")
+
+
+def test_a_big_message_passes(place: Place, honest: int) -> None:
+    """Frames are kept whole, however many there are."""
+    mesh = place.caller("web", honest)
+    metadata = (*TENANT, *((f"x-{index}", "y" * 500) for index in range(10)))
+    with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
+        assert it.unary_unary("/demo.Whom/One")(bytes(3_000_000), metadata=metadata, timeout=20)
+
+
+class Changing:
+    """An identity that is issued anew at will."""
+
+    origin = "memory"
+
+    def __init__(self, world: World, account: str) -> None:
+        self._world, self._account = world, account
+        self.identity = world.identity(account).identity
+
+    def renew(self, mesh: Mesh) -> bytes:
+        """Another certificate, put in force as the mesh's thread would; its digest in hexadecimal."""
+        self.identity = self._world.identity(self._account).identity
+        mesh._identity.refresh(time.time())  # type: ignore[union-attr]
+        return sha256(self.identity.svid.chain[0]).hexdigest().encode()
+
+    def read(self, now: float) -> Identity:
+        return self.identity
+
+
+def test_a_renewed_certificate_retires_the_connection(place: Place, honest: int) -> None:
+    """Calls go on without a failure, and from the second one on they come with the new certificate."""
+    source = Changing(place.world, "web")
+    known = place.caller("web", honest)
+    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
+        for _ in range(5):
+            ask(it)
+            digest = source.renew(mesh)
+            ask(it)
+            seen = [ask(it, "Talk")[0].rpartition(b" ")[2] for _ in range(20)]
+            assert seen[-1] == digest
+            assert seen == sorted(seen, key=digest.__eq__)
+
+
+def test_a_call_under_way_outlives_its_connections_retirement(place: Place, honest: int) -> None:
+    """The stream that is open goes on over the old connection."""
+    source = Changing(place.world, "web")
+    known = place.caller("web", honest)
+    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    questions: SimpleQueue[bytes | None] = SimpleQueue()
+    with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
+        talk = it.stream_stream("/demo.Whom/Talk")(iter(questions.get, None), metadata=TENANT, timeout=20)
+        questions.put(b"")
+        before = next(talk)
+        source.renew(mesh)
+        ask(it)
+        ask(it)
+        questions.put(b"")
+        assert next(talk) == before
+        questions.put(None)
+        assert list(talk) == []
+
+
+@pytest.mark.parametrize("serving", [by_grpcio, by_aio])
+def test_grpcs_own_tls_serves_the_newest_certificate(place: Place, serving: Serving) -> None:
+    """At the next handshake; and whoever lost its authority is shut out."""
+    source = Changing(place.world, "reviews")
+    mesh = Mesh(
+        workload=place.reviews.workload,
+        config=MeshConfig(allow_no_policy=True),
+        identity=source,
+    )
+    seen: list[str] = []
+    with serving(mesh) as port:
+        for _ in range(2):
+            context = place.caller("web", port).client_context()
+            context.set_alpn_protocols(["h2"])
+            line = socket.create_connection(("127.0.0.1", port))
+            with context.wrap_socket(line, server_hostname="reviews.prod") as secured:
+                seen.append(sha256(secured.getpeercert(True) or b"").hexdigest())
+            digest = source.renew(mesh)
+    assert seen[0] != seen[1] != digest.decode()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "grpc.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+MESH = """
+workloads:
+  reviews: {namespace: prod, serviceAccount: reviews, identity: {files: reviews}}
+  web: {namespace: prod, serviceAccount: web, identity: {files: web}}
+services: {reviews.prod: {ids: ["spiffe://cluster.local/ns/prod/sa/reviews"], endpoints: ["127.0.0.1:PORT"]}}
+allowNoPolicy: true
+"""
+
+
+def test_the_page_runs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is printed, but for the port and the service: its server, then its callers."""
+    served, *callers = BLOCKS
+    port = free_port()
+    for account in ("reviews", "web"):
+        identity = place.world.identity(account).identity
+        write_identity(tmp_path / account, identity.svid, identity.bundle)
+    (tmp_path / "mesh.yaml").write_text(MESH.replace("PORT", str(port)), encoding="utf-8")
+    monkeypatch.setenv("MESHSEC_CONFIG", str(tmp_path))
+    monkeypatch.setenv("MESHSEC_WORKLOAD", "reviews")
+    running: dict[str, Any] = {"add_to": add_to}
+    exec(compile(served.replace("8443", str(port)), str(PAGE), "exec"), running)
+    try:
+        monkeypatch.setenv("MESHSEC_WORKLOAD", "web")
+        for block in callers:
+            exec(compile(block, str(PAGE), "exec"), {"__name__": "a_page"})
+        assert capsys.readouterr().out.count("spiffe://cluster.local/ns/prod/sa/web") == 1
+    finally:
+        running["server"].stop(None).wait()
+        running["mesh"].close()
