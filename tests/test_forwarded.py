@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
+import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from meshsec import Connection, HttpRequest, Mesh, MeshConfig, PeerIdentity, Reason, Workload
-from meshsec.errors import ConfigError
-from meshsec.middleware import Transport
+from meshsec.errors import ConfigError, SvidError
+from meshsec.middleware import TRANSPORT_KEY, Transport
 from meshsec.resources import ForwardedIdentity, load_mesh, parse
+from meshsec.sources import Identity, StaticIdentity
+from meshsec.spiffe import X509Bundle, X509BundleSet
+from meshsec.tls import StaticMaterial, verify_presented
+from meshsec.tls import _peer as peer_module
+from pki import TestCA
+from wire import svid
 from world import World
 
 HOP = "spiffe://cluster.local/ns/istio-system/sa/ingress"
@@ -136,6 +145,7 @@ def test_what_no_proxy_writes_is_refused(world: World) -> None:
         ("nginx", "x-ssl-client-cert", lambda der: quote(ssl.DER_cert_to_PEM_cert(der), safe="")),
         ("haproxy", "x-ssl-client-der", lambda der: base64.b64encode(der).decode()),
         ("haproxy", "x-mine", lambda der: base64.b64encode(der).decode()),
+        ("alb", "x-amzn-mtls-clientcert-leaf", lambda der: quote(ssl.DER_cert_to_PEM_cert(der), safe="+=/")),
     ],
 )
 def test_the_other_notations(world: World, notation, header, value) -> None:  # type: ignore[no-untyped-def]
@@ -144,6 +154,129 @@ def test_the_other_notations(world: World, notation, header, value) -> None:  # 
     config = ForwardedIdentity(format=notation, header=named, unix_socket=True)
     headers = (header.title(), value(leaf(world)))
     assert mesh(world, forwarded_identity=config).judge(Connection(unix=True), request(headers)).decision.allowed
+
+
+def sequence(der: bytes) -> str:
+    """A byte sequence of RFC 8941."""
+    return f":{base64.b64encode(der).decode()}:"
+
+
+def test_rfc_9440_hands_on_intermediates() -> None:
+    """A leaf under an intermediate holds together with Client-Cert-Chain only, and by no forged one."""
+    root = TestCA("cluster.local")
+    below = root.intermediate()
+    (leaf_der, *between), _ = below.leaf("/ns/prod/sa/web")
+    place = Mesh(
+        workload=Workload(name="reviews", namespace="prod"),
+        resources=parse(POLICY),
+        config=MeshConfig(forwarded_identity=ForwardedIdentity(format="client-cert", unix_socket=True)),
+        identity=StaticIdentity(
+            Identity(svid(root, "/ns/prod/sa/default"), X509Bundle("cluster.local", [root.certificate]))
+        ),
+    )
+    stranger = TestCA("cluster.local").intermediate()
+    told = ("Client-Cert", sequence(leaf_der))
+    chains = [
+        [("Client-Cert-Chain", ", ".join(map(sequence, between)))],
+        [],
+        [("Client-Cert-Chain", sequence(stranger.der))],
+        [("Client-Cert-Chain", sequence(between[0])), ("client_cert_chain", sequence(between[0]))],
+        [("Client-Cert-Chain", "no list")],
+    ]
+    outcomes = [place.judge(Connection(unix=True), request(told, *chain)).decision.reason for chain in chains]
+    bad, wrong = Reason.PEER_DISTRUSTED, Reason.FORWARDED_INVALID
+    assert outcomes == [Reason.ALLOW_RULE, bad, bad, wrong, wrong]
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The moments at which a chain was really verified."""
+    moments: list[float] = []
+    verify = peer_module.verify_x509_svid
+
+    def counted(*arguments: Any, now: float, **options: Any) -> Any:
+        moments.append(now)
+        return verify(*arguments, now=now, **options)
+
+    monkeypatch.setattr(peer_module, "verify_x509_svid", counted)
+    return moments
+
+
+def test_a_chain_that_held_is_remembered_for_a_minute(world: World, verified: list[float]) -> None:
+    """With the bundles that it held against, and not beyond its own end."""
+    identity = world.identity("web").identity
+    material = StaticMaterial(bundles=X509BundleSet([world.authority.bundle]))
+    now = 60.0 * (time.time() // 60)
+    chain = tuple(identity.svid.chain)
+    for moment in (now, now + 1, now + 59, now + 60, now + 61):
+        assert verify_presented(chain, material, now=moment).id == identity.svid.id
+    assert verified == [now, now + 60]
+    end = peer_module._not_after(chain[0])
+    with pytest.raises(SvidError):
+        verify_presented(chain, material, now=60.0 * (end // 60 + 1))
+    material.replace(bundles=X509BundleSet([World().authority.bundle]))
+    with pytest.raises(SvidError):
+        verify_presented(chain, material, now=now)
+
+
+def test_an_end_within_the_minute_is_seen(world: World, verified: list[float]) -> None:
+    """The certificate's last second is the last in which it is remembered."""
+    now = 60.0 * (time.time() // 60)
+    chain = tuple(world.authority.issue_x509_svid(world.id("web"), ttl=600).chain)
+    material = StaticMaterial(bundles=X509BundleSet([world.authority.bundle]))
+    end = peer_module._not_after(chain[0])
+    assert verify_presented(chain, material, now=end).not_after == end
+    with pytest.raises(SvidError):
+        verify_presented(chain, material, now=end + 0.5)
+    assert now < end
+
+
+def test_what_did_not_hold_leaves_no_trace(world: World, verified: list[float]) -> None:
+    """It is verified, and refused, each time."""
+    chain = tuple(World().identity("web").identity.svid.chain)
+    material = StaticMaterial(bundles=X509BundleSet([world.authority.bundle]))
+    for _ in range(3):
+        with pytest.raises(SvidError):
+            verify_presented(chain, material, now=time.time())
+    assert len(verified) == 3
+
+
+def test_websockets_are_under_the_same_rules(world: World) -> None:
+    """The header of a proven proxy names the peer; a twin beside it refuses the handshake."""
+    guarded = mesh(world).asgi(accepting)
+    name, value = xfcc(leaf(world))
+    line = (name.lower().encode(), value.encode())
+    twin = (b"x_forwarded_client_cert", value.encode())
+
+    def first(*headers: tuple[bytes, bytes], source: str = "10.9.1.2") -> str:
+        scope = {
+            "type": "websocket",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "scheme": "ws",
+            "headers": [(b"host", b"reviews"), *headers],
+            "state": {TRANSPORT_KEY: Transport(source_ip=source)},
+        }
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(guarded(scope, receive, send))
+        return str(sent[0]["type"])
+
+    assert first(line) == "websocket.accept"
+    refused = [first(line, twin), first(line, line), first(), first(line, source="10.8.1.2")]
+    assert refused == ["websocket.close"] * 4
+
+
+async def accepting(scope: Any, receive: Any, send: Any) -> None:
+    """An application that takes every socket."""
+    await send({"type": "websocket.accept"})
 
 
 REMOTE = """

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshsec.attributes import ClientCertFormat, read_client_cert
+from meshsec.attributes import ClientCertFormat, read_client_cert, read_client_cert_chain
 
 LEAF: Final = b"the leaf's DER, which nothing here looks into"
 OTHER: Final = b"another certificate"
@@ -36,6 +36,7 @@ WRITE: Final[dict[ClientCertFormat, Callable[[bytes], str]]] = {
     "client-cert": lambda der: f":{base64.b64encode(der).decode()}:",
     "nginx": pem,
     "haproxy": lambda der: base64.b64encode(der).decode(),
+    "alb": lambda der: quote(ssl.DER_cert_to_PEM_cert(der), safe="+=/"),
 }
 
 
@@ -124,6 +125,9 @@ def test_any_other_element_is_refused(text: str) -> None:
         ("nginx", "x" + pem(LEAF)),
         ("nginx", pem(LEAF) + "x"),
         ("nginx", ssl.DER_cert_to_PEM_cert(LEAF)),
+        ("alb", f"{pem(LEAF)},{pem(LEAF)}"),
+        ("alb", pem(LEAF) + "%00"),
+        ("alb", pem(*[LEAF] * 11)),
         ("nginx", "%"),
         ("nginx", "%2"),
         ("nginx", "a" * 70000),
@@ -134,6 +138,46 @@ def test_anything_but_one_certificate_is_refused(notation: ClientCertFormat, tex
     """Two lines that a server has joined are two certificates."""
     with pytest.raises(ValueError, match=r"\w"):
         read_client_cert(text, notation)
+
+
+def test_an_alb_may_hand_on_the_whole_chain() -> None:
+    """In its pass-through mode, leaf first."""
+    assert read_client_cert(pem(LEAF, OTHER), "alb") == (LEAF, OTHER)
+
+
+SEQUENCE: Final = WRITE["client-cert"]
+
+
+def test_the_chain_of_rfc_9440_is_a_list() -> None:
+    """Without the leaf; spaces may stand between."""
+    assert read_client_cert_chain(f"{SEQUENCE(OTHER)}, \t{SEQUENCE(LEAF)}") == (OTHER, LEAF)
+    assert read_client_cert_chain(" ") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",",
+        SEQUENCE(LEAF) + ",",
+        "YQ==",
+        f"{SEQUENCE(LEAF)} {SEQUENCE(LEAF)}",
+        ",".join([SEQUENCE(LEAF)] * 10),
+        "\u00e9",
+    ],
+)
+def test_what_is_no_short_list_is_refused(text: str) -> None:
+    """Nine certificates and a leaf are the longest chain."""
+    with pytest.raises(ValueError, match=r"\w"):
+        read_client_cert_chain(text)
+    assert len(read_client_cert_chain(",".join([SEQUENCE(LEAF)] * 9))) == 9
+
+
+@given(st.text(alphabet=":YQ=, \t", max_size=40) | st.text(max_size=20))
+@settings(max_examples=100)
+def test_any_text_is_a_list_or_a_value_error(text: str) -> None:
+    """Nothing else ever comes out."""
+    with contextlib.suppress(ValueError):
+        assert all(read_client_cert_chain(text)) or not text.strip(" \t")
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)

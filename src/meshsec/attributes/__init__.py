@@ -4,7 +4,7 @@ Belongs here: what a connection and a request *are*. Must not know: what a polic
 """
 
 from ._attributes import Attributes, Bound, freeze_claims
-from ._client_cert import ClientCertFormat, read_client_cert
+from ._client_cert import ClientCertFormat, read_client_cert, read_client_cert_chain
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
 from ._path import Target, read_target
 from ._refusal import Refusal
@@ -24,6 +24,7 @@ __all__ = [
     "Target",
     "freeze_claims",
     "read_client_cert",
+    "read_client_cert_chain",
     "read_request",
     "read_target",
 ]

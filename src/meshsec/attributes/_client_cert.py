@@ -1,6 +1,6 @@
 """A client's certificate as a proxy writes it into a header → DER, leaf first.
 
-Belongs here: the four notations, read strictly; whatever is not exactly one certificate is an error, because a proxy
+Belongs here: the notations, read strictly; whatever is not exactly one certificate is an error, because a proxy
 writes exactly one. Must not know: who sent the header, or whether the certificate holds; both are for the caller.
 """
 
@@ -10,15 +10,17 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Final, Literal
 
-__all__ = ["ClientCertFormat", "read_client_cert"]
+__all__ = ["ClientCertFormat", "read_client_cert", "read_client_cert_chain"]
 
-ClientCertFormat = Literal["xfcc", "client-cert", "nginx", "haproxy"]
+ClientCertFormat = Literal["xfcc", "client-cert", "nginx", "haproxy", "alb"]
 
 _LONGEST: Final = 65536
+_USUAL: Final = 8192
 _MOST: Final = 10
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
@@ -35,18 +37,43 @@ def read_client_cert(text: str, notation: ClientCertFormat) -> tuple[bytes, ...]
     Args:
         text: the value of the header's only line.
         notation: ``xfcc`` (Envoy's X-Forwarded-Client-Cert, one element with ``Hash`` and ``Cert``), ``client-cert``
-            (RFC 9440), ``nginx`` (``$ssl_client_escaped_cert``), ``haproxy`` (``ssl_c_der,base64``).
+            (RFC 9440), ``nginx`` (``$ssl_client_escaped_cert``), ``haproxy`` (``ssl_c_der,base64``), ``alb`` (AWS's
+            X-Amzn-Mtls-Clientcert-Leaf, or X-Amzn-Mtls-Clientcert with the whole chain).
 
     Returns:
-        DER, leaf first; the rest only where Envoy writes ``Chain``. Empty for an empty value: no certificate.
+        DER, leaf first; the rest only where Envoy writes ``Chain`` and AWS the whole chain. Empty for an empty value:
+        no certificate.
 
     Raises:
         ValueError: it is anything else.
     """
-    if len(text) > _LONGEST or not text.isascii():
-        raise ValueError("the header is too long, or not ASCII")
+    # Requests of one connection bring the same text again and again; what it says depends on nothing else.
+    return _read(text, notation) if len(text) <= _USUAL else _read.__wrapped__(text, notation)
+
+
+def read_client_cert_chain(text: str) -> tuple[bytes, ...]:
+    """The certificates in Client-Cert-Chain (RFC 9440 section 2.3): those between the leaf and its authority.
+
+    Raises:
+        ValueError: it is no list of byte sequences, or a long one.
+    """
+    _check_text(text)
+    parts = [part.strip(" \t") for part in text.split(",")] if text.strip(" \t") else []
+    if len(parts) >= _MOST:
+        raise ValueError("that are more certificates than a chain has")
+    return tuple(_byte_sequence(part) for part in parts)
+
+
+@lru_cache(256)
+def _read(text: str, notation: ClientCertFormat) -> tuple[bytes, ...]:
+    _check_text(text)
     text = text.strip(" \t")
     return _READERS[notation](text) if text else ()
+
+
+def _check_text(text: str) -> None:
+    if len(text) > _LONGEST or not text.isascii():
+        raise ValueError("the header is too long, or not ASCII")
 
 
 def _xfcc(text: str) -> tuple[bytes, ...]:
@@ -93,13 +120,21 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _client_cert(text: str) -> tuple[bytes, ...]:
+    return (_byte_sequence(text),)
+
+
+def _byte_sequence(text: str) -> bytes:
     if len(text) < 3 or not text.startswith(":") or not text.endswith(":"):
         raise ValueError("a byte sequence (RFC 8941) belongs here: base64 between colons")
-    return (_base64(text[1:-1]),)
+    return _base64(text[1:-1])
 
 
 def _nginx(text: str) -> tuple[bytes, ...]:
     return (_one(_pems(_unescaped(text))),)
+
+
+def _alb(text: str) -> tuple[bytes, ...]:
+    return _pems(_unescaped(text))
 
 
 def _haproxy(text: str) -> tuple[bytes, ...]:
@@ -107,7 +142,7 @@ def _haproxy(text: str) -> tuple[bytes, ...]:
 
 
 _READERS: Final[Mapping[ClientCertFormat, Callable[[str], tuple[bytes, ...]]]] = MappingProxyType(
-    {"xfcc": _xfcc, "client-cert": _client_cert, "nginx": _nginx, "haproxy": _haproxy}
+    {"xfcc": _xfcc, "client-cert": _client_cert, "nginx": _nginx, "haproxy": _haproxy, "alb": _alb}
 )
 
 

@@ -173,14 +173,15 @@ class ForwardedIdentity:
     """Which header a proxy writes the client's certificate into, and what proves that the proxy wrote it.
 
     Attributes:
-        format: ``xfcc`` (Envoy with SANITIZE_SET, cert on), ``client-cert`` (RFC 9440), ``nginx``, ``haproxy``.
+        format: ``xfcc`` (Envoy with SANITIZE_SET, cert on), ``client-cert`` (RFC 9440), ``nginx``, ``haproxy``,
+            ``alb`` (AWS Application Load Balancer).
         header: its name in lower case; empty: the format's usual one.
         ids: SPIFFE IDs of proxies that are connected over mutual TLS themselves.
         addresses: CIDR blocks of proxies, by the transport's address.
         unix_socket: whether everything that comes over a unix socket comes from the proxy.
     """
 
-    format: Literal["xfcc", "client-cert", "nginx", "haproxy"]
+    format: Literal["xfcc", "client-cert", "nginx", "haproxy", "alb"]
     header: Annotated[str, checked(_header)] = ""
     ids: tuple[Annotated[Text, checked(_workload_id)], ...] = ()
     addresses: tuple[Annotated[Text, checked(_ip_block)], ...] = ()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from ..attributes import Connection, HttpRequest, PeerIdentity, read_client_cert
+from ..attributes import Connection, HttpRequest, PeerIdentity, read_client_cert, read_client_cert_chain
 from ..decision import Reason
 from ..errors import SvidError
 from ..matching import IpBlock, parse_ip
@@ -27,7 +27,9 @@ _HEADERS: Final = {
     "client-cert": "client-cert",
     "nginx": "x-ssl-client-cert",
     "haproxy": "x-ssl-client-der",
+    "alb": "x-amzn-mtls-clientcert-leaf",
 }
+_CHAIN: Final = "client-cert-chain"
 _XFF: Final = "x-forwarded-for"
 
 
@@ -48,7 +50,7 @@ def believed(
     if forwarded is None or connection.rejected is not None or not proven:
         return connection
     try:
-        chain = read_client_cert(_only_line(request, forwarded), forwarded.format)
+        chain = _presented(request, forwarded)
         if not chain:
             return replace(connection, peer=None)
         if material is None:
@@ -77,9 +79,18 @@ def _blocks(addresses: tuple[str, ...]) -> Sequence[Callable[[str], bool]]:
     return tuple(IpBlock.parse(address).contains for address in addresses)
 
 
-def _only_line(request: HttpRequest, forwarded: ForwardedIdentity) -> str:
-    """The header's value; empty without one. A second line, or a name that some server would read as the same."""
+def _presented(request: HttpRequest, forwarded: ForwardedIdentity) -> tuple[bytes, ...]:
+    """What the proxy says that the client presented, leaf first. Raises ValueError."""
     name = forwarded.header or _HEADERS[forwarded.format]
+    chain = read_client_cert(_only_line(request, name), forwarded.format)
+    if forwarded.format != "client-cert" or not chain:
+        return chain
+    # A forged one would do no harm: certificates between are believed for their signatures alone.
+    return chain + read_client_cert_chain(_only_line(request, _CHAIN))
+
+
+def _only_line(request: HttpRequest, name: str) -> str:
+    """The header's value; empty without one. A second line, or a name that some server would read as the same."""
     found = [(given.lower(), value) for given, value in request.headers if given.lower().replace("_", "-") == name]
     if len(found) > 1 or any(given != name for given, _ in found):
         raise ValueError(f"{name} came more than once, or with an underscore in its name")

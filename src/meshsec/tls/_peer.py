@@ -42,6 +42,7 @@ Authorizer = Callable[[SpiffeId, str | None], None]
 # The leaf, eight intermediates, and the root that OpenSSL's clients send along: as in verify_x509_svid.
 _MAX_CHAIN: Final = 10
 _RECALLED: Final = 1024
+_REMEMBERED_SECONDS: Final = 60
 _ENCODING_DER: Final = 2  # _ssl.ENCODING_DER
 
 
@@ -128,6 +129,9 @@ def recheck(peer: VerifiedPeer, source: MaterialSource, *, now: float) -> Verifi
 def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: float) -> VerifiedPeer:
     """Verify a client's chain that did not come out of our contexts: somebody else's TLS took it.
 
+    Asked at every request, so a chain that held is remembered: with the bundles that it held against, until one of
+    its certificates ends, and for a minute at most, because authorities end, too.
+
     NOT checked: that the client holds the key; whoever terminated TLS has seen that, whatever else it looked at.
 
     Args:
@@ -138,11 +142,14 @@ def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: f
         SvidError: as :func:`meshsec.spiffe.verify_x509_svid` says.
     """
     material = source.current()
-    spiffe_id = verify_x509_svid(chain, material.bundles, now=now, role="client")
-    bundle = material.bundles.get(spiffe_id.trust_domain)
-    material.revoked.check(chain, bundle.x509_authorities if bundle else ())
+    key = _presented_key(chain, now)
+    if not (material.recalls(key) and now <= min(map(_not_after, chain))):
+        spiffe_id = verify_x509_svid(chain, material.bundles, now=now, role="client")
+        bundle = material.bundles.get(spiffe_id.trust_domain)
+        material.revoked.check(chain, bundle.x509_authorities if bundle else ())
+        material.remember(key)
     return VerifiedPeer(
-        id=spiffe_id,
+        id=_named(chain[0]),
         chain=chain,
         path=(),
         role="client",
@@ -150,6 +157,12 @@ def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: f
         not_after=_not_after(chain[0]),
         generation=material.generation,
     )
+
+
+def _presented_key(chain: tuple[bytes, ...], now: float) -> bytes:
+    """A chain in one minute. Each certificate's own digest, so that no two chains are one text."""
+    digests = (sha256(der).digest() for der in chain)
+    return sha256(b"".join(digests) + int(now // _REMEMBERED_SECONDS).to_bytes(8, "big", signed=True)).digest()
 
 
 def _verify_anew(peer: VerifiedPeer, material: TlsMaterial, now: float) -> None:
