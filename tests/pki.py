@@ -10,7 +10,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -212,6 +212,16 @@ class TestCA:
             **options,
         )
         return [made.public_bytes(Encoding.DER), *self.path], private_key
+
+    def crl(self, *serials: int) -> bytes:
+        """A list of what this CA has revoked, DER."""
+        moment = datetime.fromtimestamp(NOW, UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject).last_update(moment)
+        builder = builder.next_update(moment + timedelta(hours=1))
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
 
 def pem(chain: Iterable[bytes]) -> bytes:

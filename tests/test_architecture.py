@@ -58,6 +58,7 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "authn": frozenset({"cachetools"}),
     "resources": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "sources._line": frozenset({"urllib3"}),
+    "sources._workload_api_call": frozenset({"h2"}),
     "middleware": frozenset({"starlette", "werkzeug"}),
     "servers": frozenset(
         {"starlette", "werkzeug", "uvicorn", "uvicorn_worker", "gunicorn", "hypercorn", "cheroot", "uvloop"}

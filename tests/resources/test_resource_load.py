@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshsec.errors import ConfigError
-from meshsec.resources import AuthorizationPolicy, KeysConfig, load, load_mesh, load_policies, parse
+from meshsec.resources import AuthorizationPolicy, KeysConfig, TrustBundle, load, load_mesh, load_policies, parse
 
 POLICY = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {}}}\nspec: {{}}\n"
 
@@ -209,7 +209,7 @@ def test_mesh_yaml_holds_what_it_says(tmp_path: Path) -> None:
     assert (mesh.folder, mesh.file) == (tmp_path, tmp_path / "mesh.yaml")
     assert (config.trust_domain, config.trust_domain_aliases) == ("cluster.local", ("old.local",))
     assert (config.root_namespace, config.path_normalization) == ("istio-config", "BASE")
-    assert config.trust_bundles == {"partner.example": str(tmp_path / "partner.pem")}
+    assert config.trust_bundles == {"partner.example": TrustBundle(bundle=str(tmp_path / "partner.pem"))}
     assert config.services["reviews.prod"].ids == ("spiffe://cluster.local/ns/prod/sa/reviews",)
     assert config.services["reviews.prod"].addresses == (("127.0.0.1", 8443), ("::1", 8444))
     assert (config.policies, config.ambiguous_paths, config.allow_no_policy) == (("policies",), "judge", True)

@@ -34,6 +34,7 @@ from meshsec.resources import (
     WorkloadSelector,
     load,
     parse,
+    workload_api_address,
 )
 
 GOOD = Path(__file__).parent / "good"
@@ -337,3 +338,64 @@ def test_path_annotations_belong_to_request_authentication(kind: type[Any]) -> N
     """Elsewhere they would have no effect."""
     with pytest.raises(ConfigError, match="unknown annotation"):
         kind(metadata={"name": "a", "annotations": {"meshsec.dev/include-paths": "/a"}})
+
+
+ADDRESSES = [
+    ("unix:///run/spire/agent.sock", "/run/spire/agent.sock"),
+    ("unix:/run/spire/agent.sock", "/run/spire/agent.sock"),
+    ("tcp://127.0.0.1:8081", ("127.0.0.1", 8081)),
+    ("tcp://[::1]:65535", ("::1", 65535)),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), ADDRESSES)
+def test_a_workload_api_address_is_read(text: str, expected: object) -> None:
+    """Both forms of the standard."""
+    assert workload_api_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "unix:",
+        "unix:///",
+        "unix://run/agent.sock",
+        "unix:run/agent.sock",
+        "unix:////agent.sock",
+        "unix:///agent.sock?x",
+        "unix:///agent.sock#x",
+        "unix:///agent%2Esock",
+        "unix:///agent.sock\n",
+        "unix:///" + "a" * 107,
+        "UNIX:///agent.sock",
+        "http://127.0.0.1:8081",
+        "tcp://localhost:8081",
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:0",
+        "tcp://127.0.0.1:65536",
+        "tcp://127.0.0.1:8081/",
+        "tcp://user@127.0.0.1:8081",
+        "tcp://999.0.0.1:8081",
+        "tcp://::1:8081",
+        "tcp://[127.0.0.1]:8081x",
+        "tcp://[::1%eth0]:8081",
+        "127.0.0.1:8081",
+    ],
+)
+def test_anything_else_is_no_workload_api_address(text: str) -> None:
+    """No name, no path after a port, no authority before a path (Workload Endpoint, section 4)."""
+    with pytest.raises(ValueError):
+        workload_api_address(text)
+
+
+def test_every_character_in_a_workload_api_address() -> None:
+    """Of a path: what can be seen and means nothing to a URI."""
+    accepted = set()
+    for code in range(256):
+        try:
+            workload_api_address(f"unix:///a{chr(code)}b")
+        except ValueError:
+            continue
+        accepted.add(chr(code))
+    assert accepted == {chr(code) for code in range(0x21, 0x7F)} - set("#%?")

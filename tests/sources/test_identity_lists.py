@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -115,5 +116,7 @@ def test_authorities_that_cannot_be_told_apart_are_named(
     """The same name in two bundles, and no key identifier: OpenSSL would try only one of them."""
     ca, other = (TestCA(domain, name="SPIFFE", ski=ski) for domain in ("td.example", "other.example"))
     foreign = X509Bundle("other.example", [other.certificate])
-    IdentityKeeper(StaticIdentity(identity(ca)), expected=WEB, foreign=[foreign]).load(NOW)
+    IdentityKeeper(
+        StaticIdentity(identity(ca)), expected=WEB, foreign=SimpleNamespace(look=lambda _: (foreign,))
+    ).load(NOW)
     assert ("CN=SPIFFE" in caplog.text) == warned

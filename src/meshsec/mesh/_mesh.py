@@ -276,6 +276,8 @@ class Mesh:
             self._stop.set()
             self._keys.close()
             self._authorizers.close()
+            if self._identity is not None:
+                self._identity.close()
             self._running = False
 
     def _renew_identity(self) -> None:

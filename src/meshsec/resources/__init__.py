@@ -71,7 +71,9 @@ from ._request_authentication import (
     RequestAuthenticationSpec,
 )
 from ._resource import Foreign, Metadata, TargetReference, WorkloadSelector
+from ._trust_bundles import TrustBundle
 from ._values import METHODS
+from ._workload_api import workload_api_address
 
 __all__ = [
     "METHODS",
@@ -138,6 +140,7 @@ __all__ = [
     "To",
     "TrafficPolicy",
     "TriggerRule",
+    "TrustBundle",
     "Workload",
     "WorkloadEntry",
     "WorkloadSelector",
@@ -149,4 +152,5 @@ __all__ = [
     "load_service_accounts",
     "parse",
     "read_mesh",
+    "workload_api_address",
 ]

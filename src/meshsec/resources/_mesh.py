@@ -23,6 +23,8 @@ from ..spiffe import SpiffeId, TrustDomain
 from ._extension_providers import ExtAuthzHttp
 from ._issuers import IssuerConfig, ProxySetting
 from ._model import Flag, Text, checked, is_token
+from ._trust_bundles import TrustBundle
+from ._workload_api import workload_api_address
 
 __all__ = [
     "AmbiguousPaths",
@@ -41,6 +43,8 @@ __all__ = [
 AmbiguousPaths = Literal["refuse", "judge", "istio"]
 Compatibility = Literal["safe", "istio"]
 TlsVersion = Literal["1.2", "1.3"]
+
+FROM_ENVIRONMENT: Final = "environment"
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 _SERVER: Final = re.compile(r"https://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,4}))?/?")
@@ -82,6 +86,13 @@ def _path(text: str) -> None:
 
 
 FilePath = Annotated[Text, checked(_path)]
+
+
+def _workload_api(text: str) -> None:
+    if text != FROM_ENVIRONMENT:
+        workload_api_address(text)
+
+
 TrustDomainName = Annotated[Text, checked(_trust_domain)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
@@ -105,12 +116,15 @@ class IdentityConfig:
         csr: the https URL of an authority that signs a key made here, to whoever shows the token.
         token_file: for ``csr``: a service account's token, read anew each time.
         root_cert: for ``csr``: a PEM file with the authorities that vouch for that server; None: the system's.
+        workload_api: the SPIFFE Workload API, ``unix:///path`` or ``tcp://IP:port``; ``environment``: where
+            ``$SPIFFE_ENDPOINT_SOCKET`` says.
         renewal: for ``csr``: the https URL where the present identity, in place of the token, gets the next one.
     """
 
     files: Text | None = None
     development_authority: Text | None = None
     csr: Annotated[Text, checked(_https_url)] | None = None
+    workload_api: Annotated[Text, checked(_workload_api)] | None = None
     token_file: Text | None = None
     root_cert: Text | None = None
     renewal: Annotated[Text, checked(_https_url)] | None = None
@@ -233,7 +247,7 @@ class MeshConfig:
         trust_domain_aliases: names that policies and peers may use in place of ``trust_domain``.
         root_namespace: policies in it apply to every workload.
         path_normalization: how a request target becomes the path that is judged and routed.
-        trust_bundles: foreign trust domain to the PEM file with its authorities.
+        trust_bundles: foreign trust domain to the file with its authorities, or where else they come from.
         services: host to who may answer for it.
         policies: files and folders, relative to mesh.yaml.
         ambiguous_paths: what to do with a path that an application could read differently.
@@ -253,7 +267,7 @@ class MeshConfig:
     trust_domain_aliases: tuple[str, ...] = ()
     root_namespace: str = "istio-system"
     path_normalization: PathNormalization = PathNormalization.BASE
-    trust_bundles: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    trust_bundles: Mapping[str, str | TrustBundle] = field(default_factory=lambda: _EMPTY)
     services: Mapping[str, Service] = field(default_factory=lambda: _EMPTY)
     policies: tuple[str, ...] = (".",)
     ambiguous_paths: AmbiguousPaths = "refuse"

@@ -35,6 +35,7 @@ from ._mesh import (
 )
 from ._model import Flag, Model, Text, checked, complain, is_dns_label
 from ._resource import Labels
+from ._trust_bundles import TrustBundle, TrustBundleShape, trust_bundle_complaints
 from ._yaml import PlacedMapping, read_yaml
 
 __all__ = ["MeshFile", "MeshText", "load_mesh", "load_policies", "read_mesh"]
@@ -183,8 +184,10 @@ class _WorkloadShape(Model):
     def _one_source(cls, identity: IdentityConfig | None) -> IdentityConfig | None:
         if identity is None:
             return None
-        if len(list(filter(None, (identity.files, identity.development_authority, identity.csr)))) != 1:
-            raise ValueError("an identity comes from exactly one source: files, developmentAuthority or csr")
+        sources = (identity.files, identity.development_authority, identity.csr, identity.workload_api)
+        if len(list(filter(None, sources))) != 1:
+            one_of = "files, workloadApi, csr or developmentAuthority"
+            raise ValueError(f"an identity comes from exactly one source: {one_of}")
         if bool(identity.csr) != bool(identity.token_file):
             raise ValueError("csr and tokenFile belong together: the token says who asks")
         if not identity.csr and (identity.root_cert or identity.renewal):
@@ -240,7 +243,7 @@ class _MeshConfigShape(Model):
 class _MeshShape(Model):
     workloads: Mapping[Text, _WorkloadShape] = Field(default_factory=dict)
     mesh_config: _MeshConfigShape = Field(default_factory=_MeshConfigShape)
-    trust_bundles: Mapping[TrustDomainName, FilePath] = Field(default_factory=dict)
+    trust_bundles: Mapping[TrustDomainName, TrustBundleShape] = Field(default_factory=dict)
     services: Mapping[Annotated[Text, checked(host_key)], Service] = Field(default_factory=dict)
     policies: Annotated[tuple[FilePath, ...], Field(min_length=1)] = (".",)
     ambiguous_paths: AmbiguousPaths | None = None
@@ -253,10 +256,10 @@ class _MeshShape(Model):
 
     @field_validator("trust_bundles")
     @classmethod
-    def _foreign_only(cls, bundles: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+    def _foreign_only(cls, bundles: Mapping[str, TrustBundle], info: ValidationInfo) -> Mapping[str, TrustBundle]:
         config = info.data.get("mesh_config")
         own = {config.trust_domain, *config.trust_domain_aliases} if config else set()
-        complain(((name,), "root-cert.pem speaks for the mesh's own trust domain") for name in bundles if name in own)
+        complain(trust_bundle_complaints(bundles, frozenset(own)))
         return bundles
 
     @field_validator("issuers")
@@ -292,7 +295,7 @@ class _MeshShape(Model):
                 trust_domain_aliases=config.trust_domain_aliases,
                 root_namespace=config.root_namespace,
                 path_normalization=config.path_normalization.normalization,
-                trust_bundles={name: str(folder / bundle) for name, bundle in self.trust_bundles.items()},
+                trust_bundles={name: bundle.below(folder) for name, bundle in self.trust_bundles.items()},
                 services=self.services,
                 policies=self.policies,
                 ambiguous_paths=self.ambiguous_paths or ("istio" if self.compatibility == "istio" else "refuse"),

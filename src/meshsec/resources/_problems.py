@@ -25,7 +25,6 @@ Complaint: TypeAlias = tuple[Path, str]
 """A place below some field, and what is wrong there."""
 
 _NOT_YET: Final = frozenset({
-    ("identity", "workloadApi"),
     ("keys", "issuers"),
     ("envoyExtAuthzHttp", "includeRequestBodyInCheck"),
 })  # fmt: skip

@@ -11,10 +11,12 @@ from ._csr import CsrIdentity, CsrServer
 from ._csr_endpoint import CsrAnswer, CsrEndpoint, Requester, account_of
 from ._csr_wire import endpoint_id
 from ._driver import Driver
+from ._federation import Federation
 from ._forwarded import believed
 from ._identity import AuthorityIdentity, FileIdentity, Identity, IdentityKeeper, IdentitySource, StaticIdentity
 from ._keys import KeyStore
 from ._policies import PolicyKeeper, PolicyVersion, read_settled
+from ._workload_api import WorkloadApi, WorkloadApiIdentity
 from ._x509_source import X509SourceIdentity
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "CsrServer",
     "Dialled",
     "Driver",
+    "Federation",
     "FileIdentity",
     "Identity",
     "IdentityKeeper",
@@ -37,6 +40,8 @@ __all__ = [
     "Provider",
     "Requester",
     "StaticIdentity",
+    "WorkloadApi",
+    "WorkloadApiIdentity",
     "X509SourceIdentity",
     "account_of",
     "believed",

@@ -10,21 +10,30 @@ from typing import Final
 
 from ..ca import AuthorityFolder, CertificateAuthority
 from ..errors import ConfigError, MeshsecError, SvidError
-from ..resources import IdentityConfig, MeshConfig, Workload
-from ..spiffe import X509Bundle
+from ..resources import IdentityConfig, MeshConfig, Workload, workload_api_address
 from ._csr import CsrIdentity, CsrServer
+from ._federation import Federation
 from ._identity import AuthorityIdentity, FileIdentity, IdentityKeeper, IdentitySource
+from ._workload_api import WorkloadApiIdentity
 
 __all__ = ["configured_identity", "kept_identity"]
 
 _log: Final = logging.getLogger("meshsec")
 
+_FROM_ENVIRONMENT: Final = "environment"
+
 
 def configured_identity(workload: Workload, config: MeshConfig, folder: Path) -> IdentitySource | None:
-    """``$MESHSEC_IDENTITY_FILES`` first: where certificates are mounted is the machine's affair, not the mesh's."""
-    files = os.environ.get("MESHSEC_IDENTITY_FILES") or (workload.identity and workload.identity.files)
-    if files:
-        return FileIdentity(folder / files, config.trust_domain)
+    """The environment first: where certificates are mounted, or an agent listens, is the machine's affair.
+
+    Raises:
+        ConfigError: it names two places, or none where it should.
+    """
+    given = _from_environment() or workload.identity
+    if given and given.files:
+        return FileIdentity(folder / given.files, config.trust_domain)
+    if given and given.workload_api:
+        return WorkloadApiIdentity(_address(given.workload_api), workload.spiffe_id(config.trust_domain))
     authority = workload.identity and workload.identity.development_authority
     if authority:
         _log.warning("developmentAuthority puts a signing key into this process: for tests and laptops only")
@@ -39,6 +48,26 @@ def _authority(folder: Path, config: MeshConfig) -> CertificateAuthority | Autho
     authority = CertificateAuthority.load(folder, trust_domain=config.trust_domain)
     kept = all((folder / name).exists() for name in ("authority.state", "ca-crl.pem"))
     return AuthorityFolder(folder) if kept else authority
+
+
+def _from_environment() -> IdentityConfig | None:
+    files, agent = os.environ.get("MESHSEC_IDENTITY_FILES"), os.environ.get("MESHSEC_IDENTITY_WORKLOAD_API")
+    if files and agent:
+        both = "MESHSEC_IDENTITY_FILES and MESHSEC_IDENTITY_WORKLOAD_API"
+        raise ConfigError(f"{both} are set, and an identity has one source", code="identity_ambiguous")
+    return IdentityConfig(files=files, workload_api=agent) if files or agent else None
+
+
+def _address(given: str) -> str:
+    """``environment`` stands for the variable that SPIFFE has for it (Workload Endpoint, section 4)."""
+    name = "SPIFFE_ENDPOINT_SOCKET"
+    found = os.environ.get(name, "") if given == _FROM_ENVIRONMENT else given
+    try:
+        workload_api_address(found)
+    except ValueError as error:
+        place = f"${name}: " if given == _FROM_ENVIRONMENT else ""
+        raise ConfigError(f"{place}{error}", code="workload_api_address") from None
+    return found
 
 
 def _csr_server(identity: IdentityConfig, folder: Path) -> CsrServer:
@@ -60,7 +89,7 @@ def kept_identity(source: IdentitySource, workload: Workload, config: MeshConfig
         source,
         expected=workload.spiffe_id(config.trust_domain),
         aliases=config.trust_domain_aliases,
-        foreign=_foreign_bundles(config),
+        foreign=Federation(config.trust_bundles),
     )
     try:
         keeper.load(time.time())
@@ -72,9 +101,3 @@ def kept_identity(source: IdentitySource, workload: Workload, config: MeshConfig
         # Not there yet, as at the start of a pod: handshakes fail until it is. Logged by the keeper.
         keeper.refresh(time.time())
     return keeper
-
-
-def _foreign_bundles(config: MeshConfig) -> list[X509Bundle]:
-    return [
-        X509Bundle.from_pem(name, Path(path).read_bytes(), source=path) for name, path in config.trust_bundles.items()
-    ]

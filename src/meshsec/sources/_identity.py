@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,9 +18,21 @@ from ..errors import MeshsecError, SvidError
 from ..spiffe import SpiffeId, X509Bundle, X509BundleSet, X509Svid, namesakes, verify_x509_svid
 from ..tls import Revocations, StaticMaterial
 
-__all__ = ["AuthorityIdentity", "FileIdentity", "Identity", "IdentityKeeper", "IdentitySource", "StaticIdentity"]
+__all__ = [
+    "WITHDRAWN",
+    "AuthorityIdentity",
+    "FileIdentity",
+    "ForeignBundles",
+    "Identity",
+    "IdentityKeeper",
+    "IdentitySource",
+    "StaticIdentity",
+]
 
 _log: Final = logging.getLogger("meshsec.identity")
+
+WITHDRAWN: Final = "identity_withdrawn"
+"""The code of the error that says: there was an identity, and it must not be used any longer."""
 
 # Chain (leaf first), key, authorities, what they revoked.
 _LAYOUTS: Final = (
@@ -31,21 +44,49 @@ _LAYOUTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a source read: our own SVID, the authorities of our own trust domain, and what they revoked."""
+    """What a source read.
+
+    Attributes:
+        svid: our own.
+        bundle: the authorities of our own trust domain.
+        revoked: what authorities revoked.
+        federated: the bundles of other trust domains that the source knows of; ``trustBundles`` says which count.
+    """
 
     svid: X509Svid
     bundle: X509Bundle
     revoked: Revocations = field(default_factory=Revocations)
+    federated: tuple[X509Bundle, ...] = ()
 
 
 class IdentitySource(Protocol):
-    """Reads an identity. ``origin`` names the place in logs and in ``mesh.status()``."""
+    """Reads an identity. ``origin`` names the place in logs and in ``mesh.status()``.
+
+    One that holds something open also has a method ``close``.
+    """
 
     @property
     def origin(self) -> str: ...
 
     def read(self, now: float) -> Identity:
-        """Read what is there now. Raises MeshsecError or OSError; has no effect on what was read before."""
+        """Read what is there now.
+
+        Raises:
+            MeshsecError, OSError: what was read before goes on, unless the code is ``identity_withdrawn``: then
+                nothing does.
+        """
+        ...
+
+
+class ForeignBundles(Protocol):
+    """The bundles of other trust domains."""
+
+    def look(self, identity: Identity) -> tuple[X509Bundle, ...]:
+        """As they are now. Waits for nothing, raises nothing."""
+        ...
+
+    def status(self) -> list[dict[str, Any]]:
+        """Each with its age and what last failed."""
         ...
 
 
@@ -132,7 +173,7 @@ class IdentityKeeper:
         source: where the identity is read.
         expected: the SPIFFE ID that this workload must hold.
         aliases: further names of our own trust domain, for which the same authorities speak.
-        foreign: the bundles of other trust domains.
+        foreign: the bundles of other trust domains; None: there are none.
     """
 
     def __init__(
@@ -141,14 +182,16 @@ class IdentityKeeper:
         *,
         expected: SpiffeId,
         aliases: Iterable[str] = (),
-        foreign: Iterable[X509Bundle] = (),
+        foreign: ForeignBundles | None = None,
     ) -> None:
         self.material = StaticMaterial()
         self._source = source
         self._expected = expected
         self._aliases = tuple(aliases)
-        self._foreign = tuple(foreign)
+        self._foreign = foreign
         self._published: Identity | None = None
+        self._others: tuple[X509Bundle, ...] = ()
+        self._read_at: float | None = None
         self._failure: str | None = None
         self._expired: Identity | None = None
         self._outdated: Revocations | None = None
@@ -156,30 +199,17 @@ class IdentityKeeper:
     def load(self, now: float) -> None:
         """Read, judge and publish. Raises MeshsecError or OSError and then changes nothing."""
         identity = self._source.read(now)
-        if identity == self._published:
-            return
-        bundles = self._bundles(identity.bundle)
-        if identity.svid.id != self._expected:
-            found = f"{self._source.origin} holds the certificate of {identity.svid.id}"
-            raise SvidError(f"{found}, this workload is {self._expected}", code="wrong_identity")
-        # Our own chain is held to what our peers will hold it to; this also finds a half-replaced set of files.
-        verify_x509_svid(identity.svid.chain, bundles, now=now, role="client")
-        self.material.replace(svid=identity.svid, bundles=bundles, revoked=self._fresher(identity.revoked, now))
-        self._published = identity
-        for name in namesakes(bundles):
-            _log.warning("authorities named %s carry no key identifier: OpenSSL may mix them up", name)
-        _log.info("%s: serial %x from %s", identity.svid.id, identity.svid.serial, self._source.origin)
+        if identity != self._published:
+            self._judge(identity, now)
+        self._publish(identity, now)
+        self._read_at = now
 
     def refresh(self, now: float) -> None:
         """As :meth:`load`, but a failure keeps the last good identity and is logged once; so is an identity's end."""
         try:
             self.load(now)
         except (MeshsecError, OSError) as error:
-            failure = f"{self._source.origin}: {error}"
-            if failure != self._failure:
-                kept = "the last good identity keeps serving" if self._published else "there is no identity yet"
-                _log.warning("%s (%s)", failure, kept)
-            self._failure = failure
+            self._fail(error, now)
         else:
             self._failure = None
         self._say_what_has_ended(now)
@@ -201,8 +231,14 @@ class IdentityKeeper:
             self._outdated = published.revoked
             _log.warning("a CRL has expired (%s): what it names stays revoked", self._source.origin)
 
+    def close(self) -> None:
+        """Have the source let go of what it holds open; what is published stays."""
+        close: Callable[[], None] | None = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
     def status(self) -> dict[str, Any]:
-        """What is published and what last failed; no key material."""
+        """What is published, how many seconds ago it was last read, and what last failed; no key material."""
         svid = self._published.svid if self._published else None
         next_update = self.material.current().revoked.next_update
         return {
@@ -211,9 +247,42 @@ class IdentityKeeper:
             "serial": f"{svid.serial:x}" if svid else None,
             "not_after": svid.not_after if svid else None,
             "crl_next_update": next_update if next_update < math.inf else None,
+            "age": None if self._read_at is None else max(time.time() - self._read_at, 0.0),
             "failure": self._failure,
+            "federation": self._foreign.status() if self._foreign else [],
         }
 
-    def _bundles(self, own: X509Bundle) -> X509BundleSet:
-        aliases = [X509Bundle(type(own.trust_domain)(name), own.x509_authorities) for name in self._aliases]
-        return X509BundleSet([own, *aliases, *self._foreign])
+    def _judge(self, identity: Identity, now: float) -> None:
+        if identity.svid.id != self._expected:
+            found = f"{self._source.origin} holds the certificate of {identity.svid.id}"
+            raise SvidError(f"{found}, this workload is {self._expected}", code="wrong_identity")
+        # Our own chain is held to what our peers will hold it to; this also finds a half-replaced set of files.
+        verify_x509_svid(identity.svid.chain, identity.bundle, now=now, role="client")
+
+    def _publish(self, identity: Identity, now: float) -> None:
+        """If anything is new in it or in the bundles of others, which change on their own."""
+        others = self._foreign.look(identity) if self._foreign else ()
+        if (identity, others) == (self._published, self._others):
+            return
+        own = identity.bundle
+        aliases = [X509Bundle(name, own.x509_authorities) for name in self._aliases]
+        bundles = X509BundleSet([own, *aliases, *others])
+        self.material.replace(svid=identity.svid, bundles=bundles, revoked=self._fresher(identity.revoked, now))
+        if identity != self._published:
+            _log.info("%s: serial %x from %s", identity.svid.id, identity.svid.serial, self._source.origin)
+        self._published, self._others = identity, others
+        for name in namesakes(bundles):
+            _log.warning("authorities named %s carry no key identifier: OpenSSL may mix them up", name)
+
+    def _fail(self, error: Exception, now: float) -> None:
+        withdrawn = getattr(error, "code", None) == WITHDRAWN
+        failure = f"{self._source.origin}: {error}"
+        if failure != self._failure:
+            kept = "the last good identity keeps serving" if self._published else "there is no identity yet"
+            _log.warning("%s (%s)", failure, "it serves no longer" if withdrawn and self._published else kept)
+        self._failure = failure
+        if withdrawn:
+            self._published, self._others = None, ()
+            self.material.replace(svid=None, bundles=X509BundleSet(), revoked=Revocations())
+        elif self._published is not None:
+            self._publish(self._published, now)  # the bundles of others go on changing

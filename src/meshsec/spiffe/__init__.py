@@ -5,7 +5,7 @@ not know: TLS connections, policies, where a certificate is stored.
 """
 
 from ._bundle import X509Bundle, X509BundleSet, namesakes
-from ._bundle_format import BundleDocument, read_bundle, write_bundle
+from ._bundle_format import BundleDocument, read_bundle, read_jwt_bundle, write_bundle
 from ._id import SpiffeId, TrustDomain
 from ._jwt_svid import JwtSvid, verify_jwt_svid
 from ._leaf import check_leaf
@@ -25,6 +25,7 @@ __all__ = [
     "check_leaf",
     "namesakes",
     "read_bundle",
+    "read_jwt_bundle",
     "verify_jwt_svid",
     "verify_x509_svid",
     "write_bundle",

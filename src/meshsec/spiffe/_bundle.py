@@ -17,7 +17,7 @@ from cryptography.x509.verification import Store
 from ..errors import ConfigError, Problem
 from ._id import TrustDomain
 from ._leaf import is_ca
-from ._pem import read_der, read_pem, write_pem
+from ._pem import read_der, read_pem, split_der, write_pem
 
 __all__ = ["X509Bundle", "X509BundleSet", "namesakes"]
 
@@ -75,6 +75,19 @@ class X509Bundle:
         except ConfigError as error:
             problems = (Problem(problem.message, source=source) for problem in error.problems)
             raise ConfigError(problems, code=error.code) from error
+
+    @classmethod
+    def from_der(cls, trust_domain: TrustDomain | str, data: bytes) -> X509Bundle:
+        """Read DER certificates one after the other, as the Workload API hands them out.
+
+        Raises:
+            ConfigError: ``bundle_invalid``, as :meth:`from_pem`.
+        """
+        try:
+            certificates = split_der(data)
+        except ValueError as error:
+            raise ConfigError(f"the bundle of {trust_domain}: {error}", code="bundle_invalid") from error
+        return cls(trust_domain, certificates)
 
     def to_pem(self) -> bytes:
         """The authorities as PEM blocks, in order."""

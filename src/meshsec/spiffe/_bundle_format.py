@@ -22,7 +22,7 @@ from ..jose import KeySet, read_json_object
 from ._bundle import X509Bundle
 from ._id import TrustDomain
 
-__all__ = ["BundleDocument", "read_bundle", "write_bundle"]
+__all__ = ["BundleDocument", "read_bundle", "read_jwt_bundle", "write_bundle"]
 
 MAX_BUNDLE_BYTES: Final = 4 << 20
 DEFAULT_REFRESH: Final = 300
@@ -60,10 +60,7 @@ def read_bundle(trust_domain: TrustDomain | str, data: bytes) -> BundleDocument:
             number; an X.509 authority that is no CA certificate.
     """
     document = _object(data)
-    keys = document.get("keys")
-    if not isinstance(keys, list):
-        raise _refused("it has no list named keys")
-    members = [member for member in keys if isinstance(member, dict)]
+    members = _members(document)
     hint = _whole_number(document, "spiffe_refresh_hint")
     return BundleDocument(
         X509Bundle(trust_domain, _certificates(members)),
@@ -71,6 +68,18 @@ def read_bundle(trust_domain: TrustDomain | str, data: bytes) -> BundleDocument:
         _whole_number(document, "spiffe_sequence"),
         DEFAULT_REFRESH if hint is None else hint,
     )
+
+
+def read_jwt_bundle(data: bytes) -> KeySet:
+    """Read the JWT authorities as the Workload API hands them out: a plain JWK Set (RFC 7517).
+
+    There a key need not say its use; one with another use is passed over all the same.
+
+    Raises:
+        ConfigError: ``bundle_invalid``: not a JSON object with a list ``keys``.
+    """
+    members = _members(_object(data))
+    return _jwt_keys({**member, "use": _JWT} for member in members if member.get("use", "sig") in ("sig", _JWT))
 
 
 def write_bundle(
@@ -99,6 +108,13 @@ def _object(data: bytes) -> dict[str, Any]:
         return read_json_object(data)
     except ValueError as error:
         raise _refused(str(error)) from error
+
+
+def _members(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = document.get("keys")
+    if not isinstance(keys, list):
+        raise _refused("it has no list named keys")
+    return [member for member in keys if isinstance(member, dict)]
 
 
 def _certificates(members: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:

@@ -11,11 +11,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-__all__ = ["read_der", "read_pem", "write_pem"]
+__all__ = ["read_der", "read_pem", "split_der", "write_pem"]
 
 _BEGIN: Final = b"-----BEGIN "
 _END: Final = b"-----END "
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_SEQUENCE: Final = 0x30
 
 
 def read_der(der: bytes) -> x509.Certificate:
@@ -28,6 +29,35 @@ def read_der(der: bytes) -> x509.Certificate:
         return _with_extensions(x509.load_der_x509_certificate(der))
     except Exception as error:  # what the library raises for bad input has no common base
         raise ValueError(f"not a well-formed certificate: {str(error)[:200]!a}") from error
+
+
+def split_der(data: bytes) -> list[bytes]:
+    """Cut DER certificates apart that stand one after the other, without a look at what is in them.
+
+    Raises:
+        ValueError: something else than whole DER sequences.
+    """
+    found = []
+    while data:
+        end = _sequence_length(data)
+        if end > len(data):
+            raise ValueError("a DER certificate is cut off")
+        found.append(data[:end])
+        data = data[end:]
+    return found
+
+
+def _sequence_length(data: bytes) -> int:
+    """Of the ASN.1 SEQUENCE at the beginning, with its own first bytes (X.690 section 8.1.3)."""
+    if len(data) < 2 or data[0] != _SEQUENCE:
+        raise ValueError("no DER certificate where one should begin")
+    size = data[1] - 0x80
+    if size < 0:
+        return 2 + data[1]
+    # Four bytes count up to 4 GiB; no length at all (0x80) is not DER.
+    if not 1 <= size <= 4 or len(data) < 2 + size:
+        raise ValueError("a DER length cannot be read")
+    return 2 + size + int.from_bytes(data[2 : 2 + size], "big")
 
 
 def read_pem(data: bytes) -> list[x509.Certificate]:

@@ -5,7 +5,7 @@ This file must not know where the two are stored, nor whether anyone trusts the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_der_private_key,
     load_pem_private_key,
 )
 
 from ..errors import SvidError
 from ._id import SpiffeId
 from ._leaf import check_leaf, is_ca
-from ._pem import read_der, read_pem, write_pem
+from ._pem import read_der, read_pem, split_der, write_pem
 
 __all__ = ["PrivateKey", "X509Svid"]
 
@@ -83,6 +84,19 @@ class X509Svid:
         return cls(chain, _read_key(key_pem))
 
     @classmethod
+    def from_der(cls, chain: bytes, key: bytes) -> X509Svid:
+        """Read certificates one after the other (leaf first) and an unencrypted PKCS #8 key, all of it DER.
+
+        Raises:
+            SvidError: as :meth:`from_pem` says.
+        """
+        try:
+            certificates = split_der(chain)
+        except ValueError as error:
+            raise SvidError(f"certificate chain: {error}", code="malformed") from error
+        return cls(certificates, _read_key(key, load_der_private_key))
+
+    @classmethod
     def unchecked(
         cls, spiffe_id: SpiffeId, certificates: Sequence[x509.Certificate], private_key: PrivateKey
     ) -> X509Svid:
@@ -130,9 +144,9 @@ def _der(certificate: x509.Certificate | bytes) -> bytes:
     return certificate if isinstance(certificate, bytes) else certificate.public_bytes(Encoding.DER)
 
 
-def _read_key(pem: bytes) -> PrivateKey:
+def _read_key(data: bytes, load: Callable[..., object] = load_pem_private_key) -> PrivateKey:
     try:
-        key = load_pem_private_key(pem, password=None)
+        key = load(data, password=None)
     except Exception as error:  # noqa: BLE001 - what the library raises for bad keys has no common base
         # Not the library's own words: they could hold a piece of what was meant to be a key.
         raise SvidError(f"no usable private key: {type(error).__name__}", code="key_malformed") from None

@@ -70,7 +70,7 @@ def server_context(
 
 
 def client_context(
-    source: MaterialSource, *, authorize: Authorizer, minimum: MinimumVersion = "1.3"
+    source: MaterialSource, *, authorize: Authorizer, minimum: MinimumVersion = "1.3", anonymous: bool = False
 ) -> MeshSSLContext:
     """A context for clients: presents our SVID and judges the server before a byte of the request is sent.
 
@@ -79,11 +79,12 @@ def client_context(
         authorize: who may answer, judged by SPIFFE ID and by the server name that the caller asked for; mandatory,
             because a certificate alone never says that its holder is the one we meant. DNS names in it count nothing.
         minimum: the lowest TLS version.
+        anonymous: whether no certificate of ours is shown, for servers that want none; then none is needed.
 
     Raises:
         ConfigError: as :func:`server_context` says.
     """
-    return MeshSSLContext(Gate("server", source, authorize), minimum)
+    return MeshSSLContext(Gate("server", source, authorize), minimum, anonymous=anonymous)
 
 
 class _InnerContext(GuardedContext):
@@ -166,7 +167,12 @@ class MeshSSLContext(ssl.SSLContext):
     _failed: TlsMaterial | None
 
     def __new__(
-        cls, gate: Gate, _minimum: MinimumVersion = "1.3", _plaintext: Callable[[], bool] | None = None
+        cls,
+        gate: Gate,
+        _minimum: MinimumVersion = "1.3",
+        _plaintext: Callable[[], bool] | None = None,
+        *,
+        anonymous: bool = False,  # noqa: ARG004 - both see what __init__ is given
     ) -> Self:
         if not issubclass(MeshSSLContext, ssl.SSLContext) or ssl.SSLContext.__module__ not in _KNOWN:
             # truststore.inject_into_ssl() does, and so does gevent if it comes later than this module; then settings
@@ -178,7 +184,12 @@ class MeshSSLContext(ssl.SSLContext):
         return super().__new__(cls, _PROTOCOL[gate.role])
 
     def __init__(
-        self, gate: Gate, minimum: MinimumVersion = "1.3", plaintext: Callable[[], bool] | None = None
+        self,
+        gate: Gate,
+        minimum: MinimumVersion = "1.3",
+        plaintext: Callable[[], bool] | None = None,
+        *,
+        anonymous: bool = False,
     ) -> None:
         # Never used for a connection; were it ever, it has no certificate and trusts nobody.
         super().__setattr__("verify_mode", ssl.CERT_REQUIRED)
@@ -186,6 +197,7 @@ class MeshSSLContext(ssl.SSLContext):
         self._gate = gate
         self._minimum = _VERSIONS[minimum]
         self._plaintext = plaintext
+        self._anonymous = anonymous
         self._alpn = ()
         self._built = {}
         self._failed = None
@@ -254,16 +266,16 @@ class MeshSSLContext(ssl.SSLContext):
             material = self._gate.source.current()
         except SvidError as error:
             return _unready(self._new(permissive=False), error)
-        if material.svid is None:
-            return _unready(self._new(permissive=False), SvidError("this workload has no SVID yet", code="no_svid"))
-        if material.svid.not_after < time.time():
-            return _unready(self._new(permissive=False), SvidError("our own SVID has expired", code="svid_expired"))
+        if not self._anonymous and (unfit := _unfit(material.svid)):
+            return _unready(self._new(permissive=False), unfit)
         kind = (self._alpn, self._plaintext is not None and self._plaintext())
         inner = self._built.get(kind)
         if inner is not None and inner.material is material:
             return inner
         try:
-            fresh = _filled(self._new(permissive=kind[1]), material, material.svid, kind[0])
+            fresh = _filled(
+                self._new(permissive=kind[1]), material, None if self._anonymous else material.svid, kind[0]
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the last good one goes on
             return self._fallen_back(inner, material, error)
         others = {key: built for key, built in self._built.items() if built.material is material}
@@ -282,9 +294,21 @@ class MeshSSLContext(ssl.SSLContext):
         return last or _unready(self._new(permissive=False), reason)
 
 
-def _filled(inner: _InnerContext, material: TlsMaterial, svid: X509Svid, alpn: tuple[str, ...]) -> _InnerContext:
+def _unfit(svid: X509Svid | None) -> SvidError | None:
+    """Why nothing can be shown with it."""
+    if svid is None:
+        return SvidError("this workload has no SVID yet", code="no_svid")
+    if svid.not_after < time.time():
+        return SvidError("our own SVID has expired", code="svid_expired")
+    return None
+
+
+def _filled(
+    inner: _InnerContext, material: TlsMaterial, svid: X509Svid | None, alpn: tuple[str, ...]
+) -> _InnerContext:
     inner.material = material
-    load_svid(inner, svid)
+    if svid is not None:
+        load_svid(inner, svid)
     authorities = b"".join(_authorities(material.bundles))
     if authorities:
         inner.load_verify_locations(cadata=authorities)

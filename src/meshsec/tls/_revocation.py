@@ -55,13 +55,26 @@ class Revocations:
         Raises:
             ConfigError: ``crl_invalid``.
         """
+        if _BEGIN not in data:
+            raise ConfigError(Problem("no CRL in it", source=source), code="crl_invalid")
+        blocks = (_BEGIN + block for block in data.split(_BEGIN)[1:])
+        return cls._read(map(x509.load_pem_x509_crl, blocks), issuers, source)
+
+    @classmethod
+    def from_der(cls, lists: Iterable[bytes], issuers: Iterable[x509.Certificate], source: str = "<crl>") -> Self:
+        """As :meth:`from_pem`, of lists that are DER each; none at all is fine."""
+        return cls._read(map(x509.load_der_x509_crl, lists), issuers, source)
+
+    @classmethod
+    def _read(
+        cls, lists: Iterable[x509.CertificateRevocationList], issuers: Iterable[x509.Certificate], source: str
+    ) -> Self:
         known = tuple(issuers)
         entries: _Entries = frozenset()
         pending: set[bytes] = set()
         updates: list[float] = []
         try:
-            for block in data.split(_BEGIN)[1:]:
-                crl = x509.load_pem_x509_crl(_BEGIN + block)
+            for crl in lists:
                 updates.append(_next_update(crl))
                 if _is_proven(crl, known):
                     entries |= _named(crl)
@@ -69,9 +82,7 @@ class Revocations:
                     pending.add(crl.public_bytes(Encoding.DER))
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(Problem(f"not a usable CRL: {error}", source=source), code="crl_invalid") from error
-        if not updates:
-            raise ConfigError(Problem("no CRL in it", source=source), code="crl_invalid")
-        return cls(entries, frozenset(pending), min(updates))
+        return cls(entries, frozenset(pending), min(updates, default=math.inf))
 
     def check(self, chain: Sequence[bytes], authorities: Iterable[x509.Certificate] = ()) -> None:
         """Raises SvidError ``certificate_revoked`` if any certificate (DER) of the chain is.
