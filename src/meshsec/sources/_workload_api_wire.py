@@ -47,7 +47,7 @@ class Code(IntEnum):
     UNAVAILABLE = 14
 
     @classmethod
-    def _missing_(cls, _value: object) -> Code:
+    def _missing_(cls, value: object) -> Code:  # noqa: ARG003 - the name is the base's
         return cls.UNKNOWN
 
 
