@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from .. import tls
@@ -177,6 +178,11 @@ class Mesh:
         return believed(connection, request, self.config, self._evidence.material, now=time.time())
 
     # ---------------------------------------------------------------- external authorizers
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """The external authorizers in this process, by name."""
+        return MappingProxyType(self._authorizers.providers)
 
     def provider(self, name: str) -> Callable[[_Function], _Function]:
         """Register a function as the external authorizer of that name: a decorator.

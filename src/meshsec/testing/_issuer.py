@@ -28,8 +28,9 @@ class TestIssuer:
 
     @property
     def jwks(self) -> str:
-        """The public JSON Web Key Set as text, for ``jwks:`` in a JWTRule."""
-        return json.dumps({"keys": [self._key.public_jwk()]})
+        """The public JSON Web Key Set as text, for ``jwks:`` in a JWTRule; a SPIFFE bundle, too."""
+        key = self._key.public_jwk()
+        return json.dumps({"keys": [key, {**key, "use": "jwt-svid"}]})
 
     @property
     def keys(self) -> KeySet:

@@ -13,14 +13,14 @@ them costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from ..attributes import PeerIdentity
-    from ._client import MeshClient
+    from ._client import Answer, MeshClient
     from ._issuer import TestIssuer
 
 __all__ = ["mesh_client", "mesh_issuer", "mesh_peer", "mesh_token"]
@@ -52,8 +52,9 @@ def mesh_peer() -> Callable[[str], PeerIdentity]:
 def mesh_client(mesh_issuer: TestIssuer) -> Callable[..., MeshClient]:
     """A function that makes a test client for a protected application.
 
-    ``mesh_client(app, peer=…, token=…, port=…, source_ip=…, issuers=…)``: all but the application may be left out.
-    The keys of ``mesh_issuer``, or of ``issuers``, are what a JWTRule finds at its ``jwksUri``.
+    ``mesh_client(app, peer=…, token=…, port=…, source_ip=…, issuers=…, providers=…)``: all but the application may be
+    left out. The keys of ``mesh_issuer``, or of ``issuers``, are what a JWTRule finds at its ``jwksUri``;
+    ``providers={"opa": False}`` is what an external authorizer answers.
     """
     from ..attributes import Connection
     from ._client import MeshClient
@@ -66,8 +67,9 @@ def mesh_client(mesh_issuer: TestIssuer) -> Callable[..., MeshClient]:
         port: int | None = None,
         source_ip: str | None = "127.0.0.1",
         issuers: Iterable[TestIssuer] = (),
+        providers: Mapping[str, Answer] | None = None,
     ) -> MeshClient:
         connection = Connection(source_ip=source_ip, destination_port=port, peer=peer, tls=peer is not None)
-        return MeshClient(app, connection, (mesh_issuer, *issuers), token)
+        return MeshClient(app, connection, (mesh_issuer, *issuers), token, providers)
 
     return client
