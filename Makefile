@@ -6,7 +6,7 @@
 #   make docs         the documentation's links and code blocks
 #   make interop      a real Envoy and meshsec, asked the same 40,000 times (MESHSEC_SEED=n asks something else); other real
 #                     peers: an OpenID Provider
-#   make soak         the long forms: every server, 10,000 connections and 1,000 rotations, a minute of everything at once
+#   make soak         the long forms: every server and framework, 10,000 connections and 1,000 rotations, a minute of everything at once
 #   make bench        numbers of this machine
 #   make clean        remove the environment
 #
@@ -52,7 +52,7 @@ interop: $(VENV)/.interop
 	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/interop
 
 soak: $(VENV)/.test
-	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/servers tests/tls/test_load.py
+	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/servers tests/frameworks tests/tls/test_load.py
 
 clean:
 	rm -rf "$(VENV)"
