@@ -67,6 +67,45 @@ def test_check_lists_every_error_with_its_place(folder: Path) -> None:
     assert "principals" in result.output
 
 
+TODAY = "apiVersion: security.istio.io/v1\nkind: {}\nmetadata: {{name: idle, namespace: {}}}\nspec: {}\n"
+LEGACY = TODAY.replace("security.istio.io/v1", "authentication.istio.io/v1alpha1")
+# Documents that are for nobody, what is said of them, and the change that makes them somebody's.
+IDLE = [
+    (
+        LEGACY.format("Policy", "prod", "{targets: [{name: wbe}]}"),
+        "no workload here is a service named wbe",
+        ("wbe", "web"),
+    ),
+    (TODAY.format("AuthorizationPolicy", "prdo", "{}"), "none here has its namespace", ("prdo", "prod")),
+    (
+        TODAY.format("PeerAuthentication", "prod", "{selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}}"),
+        "none here has its namespace and the labels",
+        ("{app: x}", "{}"),
+    ),
+    (
+        TODAY.format("RequestAuthentication", "prod", "{targetRefs: [{kind: Gateway, name: g}]}"),
+        "targetRefs name gateways",
+        ("targetRefs: [{kind: Gateway, name: g}]", "jwtRules: []"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "reason", "change"), IDLE)
+def test_check_warns_of_policies_for_nobody(
+    folder: Path, document: str, reason: str, change: tuple[str, str]
+) -> None:
+    """A misspelt target, namespace or label is a warning with its place; the folder can be served all the same."""
+    if "v1alpha1" in document:  # never beside today's kinds
+        (folder / "policy.yaml").write_text(POLICY.partition("---")[2])
+    (folder / "idle.yaml").write_text(document)
+    result = run("check", folder)
+    assert (result.exit_code, "warnings: 1" in result.output) == (0, True)
+    assert f"warning: {folder}/idle.yaml:1: " in result.output
+    assert reason in result.output
+    (folder / "idle.yaml").write_text(document.replace(*change))
+    assert "warning" not in run("check", folder).output
+
+
 @pytest.mark.parametrize("place", ["nowhere", "."])
 def test_check_names_a_folder_it_cannot_use(tmp_path: Path, place: str) -> None:
     """A missing folder and one without a policy are plain errors."""
