@@ -287,12 +287,13 @@ def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, sni: x"), "sni is not supported yet"),
+        (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, sni: 'x y'"), "is no host name"),
         (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, credentialName: x"), "has no place in ISTIO_MUTUAL"),
         (("mode: ISTIO_MUTUAL", "mode: ISTIO_MUTUAL, insecureSkipVerify: true"), "who answers is always checked"),
         (('"spiffe://cluster.local/ns/prod/sa/chosen"', "reviews"), "is no SPIFFE ID"),
-        (("{tls: {", "{portLevelSettings: [{port: {number: 1}, tls: {mode: DISABLE}}], tls: {"), "not supported yet"),
-        (("host: reviews", "host: reviews\n  subsets: [{name: a, trafficPolicy: {tls: {}}}]"), "not supported yet"),
+        (("{tls: {", "{portLevelSettings: [{port: {number: 0}, tls: {mode: DISABLE}}], tls: {"), "number"),
+        (("{tls: {", "{portLevelSettings: [{tls: {mode: DISABLE}}], tls: {"), "port"),
+        (("host: reviews", "host: reviews\n  subsets: [{name: a, trafficPolicy: {tls: {}}}]"), "for a subset alone"),
         (("host: reviews", "host: 're*'"), "is no host name"),
         (("kind: DestinationRule", "kind: DestinationRules"), "did you mean DestinationRule"),
         (("networking.istio.io/v1", "networking.istio.io/v2"), "has apiVersion"),
@@ -302,6 +303,45 @@ def test_what_would_change_who_is_believed_is_refused_by_name(change: tuple[str,
     """What cannot be kept is not promised."""
     with pytest.raises(ConfigError, match=message):
         parse(RULE.replace(*change))
+
+
+def by_port(*settings: str, tls: str = "mode: ISTIO_MUTUAL") -> SecureNaming:
+    """reviews under a rule for all its ports, and settings of some."""
+    rule = RULE.replace(RULE[RULE.index("trafficPolicy") :], "")
+    more = f"trafficPolicy: {{tls: {{{tls}}}, portLevelSettings: [{', '.join(settings)}]}}"
+    return naming(SERVICE, DEPLOYMENT, f"{rule}{more}\n")
+
+
+CHOSEN = 'tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/prod/sa/chosen"]}'
+
+
+def test_a_ports_setting_replaces_the_rules() -> None:
+    """As a whole: where it says nothing of TLS, TLS is as without the rule."""
+    table = by_port(
+        f"{{port: {{number: 9443}}, {CHOSEN}}}",
+        "{port: {number: 80}, tls: {mode: DISABLE}}",
+        "{port: {number: 81}, loadBalancer: {simple: RANDOM}}",
+        "{port: {number: 82}, tls: {mode: SIMPLE}}",
+        "{port: {number: 82}, tls: {mode: DISABLE}}",
+        tls="mode: ISTIO_MUTUAL, sni: all.example",
+    )
+    usual = naming(SERVICE, DEPLOYMENT).ids(FULL)
+    assert table.ids(FULL, 443) == table.ids(FULL, 81) == usual
+    assert {one.service_account for one in table.ids(FULL, 9443)} == {"chosen"}
+    assert [table.is_plaintext(FULL, port) for port in (443, 80, 81, 82)] == [False, True, False, False]
+    assert [table.server_name(FULL, port) for port in (443, 81)] == ["all.example", FULL]
+    with pytest.raises(SvidError, match="SIMPLE"):
+        table.ids(FULL, 82)
+
+
+def test_who_does_not_know_the_port_lets_only_those_answer_who_may_at_every_one() -> None:
+    """A context that is told a name and no port never believes more than any port would."""
+    apart = by_port(f"{{port: {{number: 9443}}, {CHOSEN}}}")
+    with pytest.raises(SvidError, match="names no identity"):
+        apart.ids(FULL)
+    some = by_port("{port: {number: 9443}, tls: {mode: SIMPLE}}", "{port: {number: 80}, tls: {mode: DISABLE}}")
+    assert some.ids(FULL) == some.ids(FULL, 443)
+    assert not some.is_plaintext(FULL)
 
 
 def test_what_only_routes_is_accepted() -> None:

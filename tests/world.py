@@ -50,6 +50,9 @@ class _Echo(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)  # type: ignore[attr-defined]
         peer = self.connection.getpeercert(True) if isinstance(self.connection, ssl.SSLSocket) else b""
         self.server.connections.append((self.client_address[1], peer))  # type: ignore[attr-defined]
+        if isinstance(self.connection, ssl.SSLSocket):
+            hello = getattr(self.connection, "sni", None), self.connection.selected_alpn_protocol()
+            self.server.hellos.append(hello)  # type: ignore[attr-defined]
         self.server.tokens.append(self.headers.get("authorization"))  # type: ignore[attr-defined]
         location, self.server.location = self.server.location, None  # type: ignore[attr-defined]
         self.send_response(302 if location else 200)
@@ -75,6 +78,7 @@ class _Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.connections: list[tuple[int, bytes | None]] = []
         self.tokens: list[str | None] = []
+        self.hellos: list[tuple[str | None, str | None]] = []
         self.location: str | None = None
 
     def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
@@ -93,7 +97,8 @@ def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
     """A real server on a free port of the loopback, plaintext without a context.
 
     Its ``requests`` are the paths that reached it, its ``connections`` each request's client port and certificate,
-    its ``tokens`` what each said in Authorization; the next request is redirected to ``location``, if there is one.
+    its ``tokens`` what each said in Authorization, its ``hellos`` the TLS server name and the ALPN protocol of each;
+    the next request is redirected to ``location``, if there is one.
     """
     server = _Server(context)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -188,6 +188,55 @@ def test_plain_http_stays_plain_where_a_rule_says_so(place: Place, get: Get) -> 
         assert plain.requests == ["/x"]
 
 
+@CLIENTS
+def test_istio_is_offered_in_alpn(place: Place, get: Get) -> None:
+    """First, or a PERMISSIVE sidecar would take our TLS for the application's."""
+    context = place.world.mesh("reviews").server_context()
+    context.set_alpn_protocols(["istio", "h2", "http/1.1"])
+    with serve(context) as server:
+        get(place.productpage(server.server_port), "https://reviews.prod/x")
+    assert server.hellos == [("reviews.prod", "istio")]
+
+
+NAMED = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: reviews, namespace: prod}}
+spec:
+  hosts: [reviews.prod]
+  ports: [{{number: 443, name: https}}, {{number: 8443, name: other}}]
+  endpoints: [{{address: 127.0.0.1, ports: {{https: {port}, other: {port}}}, serviceAccount: reviews}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: prod}}
+spec:
+  host: reviews.prod
+  trafficPolicy:
+    tls: {{mode: ISTIO_MUTUAL, sni: sent.example}}
+    portLevelSettings:
+    - port: {{number: 8443}}
+      tls: {{mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/prod/sa/ratings"]}}
+"""
+
+
+@CLIENTS
+def test_a_rules_server_name_is_sent_and_its_ports_are_kept_apart(place: Place, get: Get) -> None:
+    """Who answers is judged by the service and the port that were asked for, whatever name is sent."""
+    context = place.world.mesh("reviews").server_context()
+    with serve(context) as server:
+        mesh = Mesh(
+            workload=Workload(name="productpage", namespace="prod", service_account="productpage"),
+            resources=parse(NAMED.format(port=server.server_port)),
+            config=MeshConfig(allow_no_policy=True),
+            identity=place.world.identity("productpage"),
+        )
+        assert get(mesh, "https://reviews.prod/x")[0] == 200
+        assert server.hellos == [("sent.example", None)]
+        with pytest.raises(Exception, match=r"(?i)ratings|certificate|ssl"):
+            get(mesh, "https://reviews.prod:8443/x")
+
+
 def test_requests_cannot_turn_the_check_off(place: Place) -> None:
     """verify=False is an error, not a wish."""
     from meshsec.clients.requests import MeshAdapter

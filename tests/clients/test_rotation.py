@@ -13,11 +13,13 @@ import httpx2
 import pytest
 import requests
 
+from live import FULL
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.clients import aiohttp as of_aiohttp
 from meshsec.clients import httpx as of_httpx
 from meshsec.clients import httpx2 as of_httpx2
 from meshsec.clients import requests as of_requests
+from meshsec.clients import urllib3 as of_urllib3
 from meshsec.clients._services import ServicePools
 from meshsec.resources import Service
 from meshsec.sources import Identity
@@ -33,16 +35,22 @@ class Changing:
 
     origin = "memory"
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, account: str = "web") -> None:
+        self._world, self._account = world, account
         self.renew()
 
     def renew(self) -> None:
         """Issue another certificate."""
-        self.identity = self._world.identity("web").identity
+        self.identity = self._world.identity(self._account).identity
 
     def read(self, now: float) -> Identity:
         return self.identity
+
+
+def keep(mesh: Mesh) -> None:
+    """What the mesh's thread does every second."""
+    if mesh._identity is not None:
+        mesh._identity.refresh(time.time())
 
 
 class Place:
@@ -60,9 +68,7 @@ class Place:
     def renew(self) -> None:
         """As the mesh's thread would, every second."""
         self.source.renew()
-        keeper = self.mesh._identity
-        if keeper is not None:
-            keeper.refresh(time.time())
+        keep(self.mesh)
 
 
 @asynccontextmanager
@@ -91,6 +97,12 @@ async def by_requests(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
 
 
 @asynccontextmanager
+async def by_urllib3(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
+    with of_urllib3.MeshPoolManager(mesh, **options) as manager:
+        yield lambda: asyncio.to_thread(manager.request, "GET", URL, retries=False)
+
+
+@asynccontextmanager
 async def by_aiohttp(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
     async def get(session: aiohttp.ClientSession) -> None:
         async with session.get(URL) as response:
@@ -100,7 +112,9 @@ async def by_aiohttp(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
         yield lambda: get(session)
 
 
-CLIENTS = pytest.mark.parametrize("client", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_aiohttp])
+CLIENTS = pytest.mark.parametrize(
+    "client", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_urllib3, by_aiohttp]
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +161,52 @@ def test_a_connection_is_kept_for_a_limited_time(client, server, world: World) -
 
     asyncio.run(run())
     assert len({port for port, _ in server.connections}) == 2
+
+
+@CLIENTS
+def test_traffic_does_not_notice_rotations(client, world: World) -> None:  # type: ignore[no-untyped-def]
+    """Both ends get new certificates while several call without a pause: nothing fails, and each change is seen."""
+    renewals, callers, between = (200, 8, 40) if FULL else (8, 4, 6)
+    theirs = Changing(world, "reviews")
+    reviews = Mesh(
+        workload=Workload(name="reviews", namespace="prod", service_account="reviews"),
+        config=MeshConfig(allow_no_policy=True),
+        identity=theirs,
+    )
+
+    async def run(port: int) -> list[str]:
+        place, failures, done, left = Place(port, world), list[str](), asyncio.Event(), 0
+
+        async def call(get: Get) -> None:
+            nonlocal left
+            while not done.is_set():
+                try:
+                    await get()
+                except Exception as error:  # noqa: BLE001 - whatever it is, it counts
+                    failures.append(repr(error))
+                left -= 1
+                if left <= 0:
+                    turn.set()
+
+        turn = asyncio.Event()
+        async with client(place.mesh) as get, asyncio.TaskGroup() as group:
+            for _ in range(callers):
+                group.create_task(call(get))
+            for _ in range(renewals):
+                left = between
+                turn.clear()
+                await turn.wait()
+                place.renew()
+                theirs.renew()
+                keep(reviews)
+            done.set()
+        return failures
+
+    with serve(reviews.server_context()) as server:
+        assert asyncio.run(run(server.server_port)) == []
+    shown = {certificate for _, certificate in server.connections}
+    assert len(shown) >= renewals
+    assert len(server.connections) >= renewals * between
 
 
 def test_a_response_under_way_is_not_cut_off(server, world: World) -> None:  # type: ignore[no-untyped-def]

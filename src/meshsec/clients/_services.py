@@ -40,12 +40,14 @@ class Route:
         port: of the service; it may be another one where it is dialled.
         endpoints: where to dial, in the order to try.
         ids: who may answer; None where the configuration says that it is plaintext.
+        server_name: what is sent as TLS server name; who answers is judged by ``host`` all the same.
     """
 
     host: str
     port: int
     endpoints: tuple[tuple[str, int], ...]
     ids: frozenset[SpiffeId] | None
+    server_name: str
 
     @property
     def scheme(self) -> str:
@@ -107,10 +109,10 @@ class ServicePools(Generic[Pool]):
             SvidError: the mesh does not name the host, or nobody for it.
         """
         naming = self._mesh.naming
-        plain = scheme == "http" and naming.is_plaintext(host)
-        ids = None if plain else naming.ids(host)
         asked = port or _PORTS[scheme]
-        return Route(host, asked, naming.endpoints(host, asked), ids)
+        plain = scheme == "http" and naming.is_plaintext(host, asked)
+        ids = None if plain else naming.ids(host, asked)
+        return Route(host, asked, naming.endpoints(host, asked), ids, naming.server_name(host, asked))
 
     def token(self, route: Route) -> str | None:
         """What a request for the service carries, waiting for it if need be; nothing ever to a plain one."""
@@ -134,7 +136,7 @@ class ServicePools(Generic[Pool]):
                 if lease is not None:
                     self._retire(lease)
                 material = self._context.snapshot()  # before the pool: a change in between is seen next time
-                lease = Lease(self._make(self._context, route), self._clock(), material, route)
+                lease = Lease(self._make(self._context_for(route), route), self._clock(), material, route)
                 self._leases[key] = lease
             lease.users += 1
             return lease
@@ -159,6 +161,11 @@ class ServicePools(Generic[Pool]):
             self._closable = []
             self._leases.clear()
             return pools
+
+    def _context_for(self, route: Route) -> MeshSSLContext:
+        """Whatever server name is sent: who answers is who may answer for the service, at that port."""
+        host, port = route.host, route.port
+        return self._mesh.client_context(lambda peer, _sent: self._mesh.naming.authorize(peer, host, port))
 
     def _holds(self, lease: Lease[Pool], route: Route) -> bool:
         young = self._clock() - lease.born < self._max_age

@@ -88,7 +88,7 @@ async def _dial(
     scheme = req.url.scheme
     if route.ids is not None:
         scheme = _SECURE.get(scheme, scheme)
-        req.server_hostname = route.host
+        req.server_hostname = route.server_name
     asked = req.url
     for host, port in route.endpoints[:-1]:
         req.url = asked.with_scheme(scheme).with_host(host).with_port(port)

@@ -153,7 +153,7 @@ def _attempts(request: httpx.Request, route: Route, token: str | None) -> list[h
             request.url.copy_with(scheme=route.scheme, host=host, port=port),
             headers=headers,
             stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": route.host},
+            extensions={**request.extensions, "sni_hostname": route.server_name},
         )
         for host, port in route.endpoints
     ]

@@ -62,9 +62,7 @@ class Tunnel:
     """
 
     def __init__(self, mesh: Mesh, host: str, port: int = 443, *, max_age: float = MAX_AGE) -> None:
-        self._services: ServicePools[None] = ServicePools(mesh, lambda *_: None, max_age=max_age)
-        self._context: MeshSSLContext = mesh.client_context()
-        self._context.set_alpn_protocols(["h2"])
+        self._services = ServicePools(mesh, _over_http2, max_age=max_age)
         self._host, self._port = host, port
         self._route()  # says now what cannot work
         self._folder = Path(tempfile.mkdtemp(prefix="meshsec-"))  # mode 0700
@@ -128,7 +126,7 @@ class Tunnel:
             if _is_our_own(writer.get_extra_info("socket")):
                 route = self._route()
                 lease = self._services.lease(route)
-                there, back = await self._dial(route)
+                there, back = await _dial(route, lease.pool)
                 link = _Link(writer, lease)
                 self._links.add(link)
                 try:
@@ -142,15 +140,6 @@ class Tunnel:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-
-    async def _dial(self, route: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        for host, port in route.endpoints[:-1]:
-            with suppress(OSError):
-                return await self._open(host, port)
-        return await self._open(*route.endpoints[-1])
-
-    async def _open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(host, port, ssl=self._context, server_hostname=self._host, limit=_CHUNK)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
@@ -175,8 +164,27 @@ class _Link:
     """One connection; what is written to it always ends with a frame."""
 
     writer: asyncio.StreamWriter
-    lease: Lease[None]
+    lease: Lease[MeshSSLContext]
     retired: bool = False
+
+
+def _over_http2(context: MeshSSLContext, _route: Route) -> MeshSSLContext:
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+async def _dial(route: Route, context: MeshSSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """One endpoint after the other; the first that answers and may answer is it."""
+    for host, port in route.endpoints[:-1]:
+        with suppress(OSError):
+            return await _open(host, port, context, route)
+    return await _open(*route.endpoints[-1], context, route)
+
+
+async def _open(
+    host: str, port: int, context: MeshSSLContext, route: Route
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(host, port, ssl=context, server_hostname=route.server_name, limit=_CHUNK)
 
 
 def _is_our_own(sock: socket.socket) -> bool:

@@ -69,7 +69,7 @@ class MeshPools:
             route.port,
             dialled=route.endpoints,
             ssl_context=context,
-            server_hostname=route.host,
+            server_hostname=route.server_name,
             assert_hostname=False,
             token=lambda: self._services.token(route),
             **self._options,

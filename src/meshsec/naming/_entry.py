@@ -25,6 +25,8 @@ class Entry:
         addresses: port → where it is dialled; 0 stands for every other port.
         namespace: the service's; empty where it is not known.
         mode: how it is spoken to.
+        sni: the TLS server name that is sent; empty: the name that the client asked for.
+        by_port: what it is at ports of its own rules.
     """
 
     host: str
@@ -33,6 +35,12 @@ class Entry:
     addresses: Mapping[int, tuple[Address, ...]] = field(default_factory=dict)
     namespace: str = ""
     mode: TlsMode = TlsMode.ISTIO_MUTUAL
+    sni: str = ""
+    by_port: Mapping[int, Entry] = field(default_factory=dict)
+
+    def at(self, port: int | None) -> tuple[Entry, ...]:
+        """What it is at a port; where none is given, all that it may be."""
+        return (self, *self.by_port.values()) if port is None else (self.by_port.get(port, self),)
 
 
 def merged(*parts: Ids) -> Ids:

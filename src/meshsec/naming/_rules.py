@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ..resources import (
+    ClientTls,
     DestinationRule,
     MeshConfig,
     MtlsMode,
@@ -49,12 +50,19 @@ class Rules:
         """The entry as its rule wants it; without a rule for TLS, mutual TLS unless its namespace disables it."""
         rule = self._rule(entry)
         policy = rule.spec.traffic_policy if rule else None
-        if rule is None or policy is None or policy.tls is None:
+        if rule is None or policy is None:
+            return self._under(None, entry, None)
+        settings = reversed(policy.port_level_settings)  # of two for one port the first counts
+        ports = {one.port.number: self._under(one.tls, entry, rule) for one in settings}
+        return replace(self._under(policy.tls, entry, rule), by_port=ports)
+
+    def _under(self, tls: ClientTls | None, entry: Entry, rule: DestinationRule | None) -> Entry:
+        if tls is None or rule is None:
             return replace(entry, mode=TlsMode.DISABLE) if self._is_disabled(entry.namespace) else entry
-        tls = policy.tls
+        found = replace(entry, mode=tls.mode, sni=tls.sni or "")
         if tls.mode is TlsMode.ISTIO_MUTUAL and tls.subject_alt_names:
-            return replace(entry, ids=self._accounts.exactly(tls.subject_alt_names, rule))
-        return replace(entry, mode=tls.mode)
+            return replace(found, ids=self._accounts.exactly(tls.subject_alt_names, rule))
+        return found
 
     def _rule(self, entry: Entry) -> DestinationRule | None:
         for namespace in dict.fromkeys((self._namespace, entry.namespace, self._root)):

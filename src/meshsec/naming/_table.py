@@ -17,6 +17,7 @@ from ._services import service_entries
 __all__ = ["SecureNaming"]
 
 _SHORT_FORM: Final = "services of mesh.yaml"
+_FOREIGN: Final = (TlsMode.SIMPLE, TlsMode.MUTUAL)
 
 
 class SecureNaming:
@@ -62,13 +63,22 @@ class SecureNaming:
         """Whether the mesh names this host; if not, its server cannot be told from an impostor."""
         return self._find(host) is not None
 
-    def is_plaintext(self, host: str) -> bool:
-        """Whether the configuration says that this host is spoken to without TLS. Never so for an unknown one."""
-        entry = self._find(host)
-        return entry is not None and entry.mode is TlsMode.DISABLE
+    def is_plaintext(self, host: str, port: int | None = None) -> bool:
+        """Whether the configuration says that this host is spoken to without TLS. Never so for an unknown one.
 
-    def ids(self, host: str) -> frozenset[SpiffeId]:
+        Args:
+            host: the service.
+            port: of the service; without one, whether that is so at each of its ports.
+        """
+        entry = self._find(host)
+        return entry is not None and all(found.mode is TlsMode.DISABLE for found in entry.at(port))
+
+    def ids(self, host: str, port: int | None = None) -> frozenset[SpiffeId]:
         """The SPIFFE IDs that may answer for a host, aliases included; never empty.
+
+        Args:
+            host: the service.
+            port: of the service; without one, who may answer at every port that is under the mesh's own TLS.
 
         Raises:
             SvidError: ``unknown_service``: the mesh does not name the host; ``no_identity_named``: it names nobody
@@ -78,11 +88,22 @@ class SecureNaming:
         entry = self._find(host)
         if entry is None:
             raise SvidError(f"the mesh names no service {host[:80]!a}{self._near(host)}", code="unknown_service")
-        if entry.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL):
-            raise SvidError(f"{host[:80]!a} is under TLS mode {entry.mode}, not the mesh's own", code="foreign_tls")
-        if not entry.ids:
+        own = [found for found in entry.at(port) if found.mode not in _FOREIGN]
+        if not own:
+            mode = entry.at(port)[0].mode
+            raise SvidError(f"{host[:80]!a} is under TLS mode {mode}, not the mesh's own", code="foreign_tls")
+        ids = frozenset(own[0].ids).intersection(*(found.ids for found in own[1:]))
+        if not ids:
             raise SvidError(f"the mesh names no identity for {host[:80]!a}", code="no_identity_named")
-        return frozenset(entry.ids)
+        return ids
+
+    def server_name(self, host: str, port: int) -> str:
+        """The TLS server name to send to a host: its own, unless a DestinationRule has another one.
+
+        A certificate is judged by what was asked for (:meth:`authorize`), never by what was sent.
+        """
+        entry = self._find(host)
+        return (entry.at(port)[0].sni if entry else "") or host
 
     def endpoints(self, host: str, port: int) -> tuple[tuple[str, int], ...]:
         """Where to dial, in the order to try: (address, port). The host itself where no endpoint is listed.
@@ -93,12 +114,13 @@ class SecureNaming:
         found = (entry.addresses.get(port) or entry.addresses.get(0)) if entry else ()
         return found or ((host, port),)
 
-    def authorize(self, peer: SpiffeId, server_hostname: str | None) -> None:
+    def authorize(self, peer: SpiffeId, server_hostname: str | None, port: int | None = None) -> None:
         """Check who answered for a host.
 
         Args:
             peer: the **verified** ID of the server; that its certificate holds is not checked here.
             server_hostname: the host that was asked for.
+            port: of the service, as for :meth:`ids`.
 
         Raises:
             SvidError: the host is unknown or was not told, nobody is named for it, or ``peer`` is somebody else
@@ -106,7 +128,7 @@ class SecureNaming:
         """
         if server_hostname is None:
             raise SvidError("no host name was asked for, so nobody can be the right one", code="unknown_service")
-        ids = self.ids(server_hostname)
+        ids = self.ids(server_hostname, port)
         if peer not in ids:
             names = ", ".join(sorted(map(str, ids))[:5])
             raise SvidError(f"{peer} answered for {server_hostname}, expected is {names}", code="peer_not_authorized")

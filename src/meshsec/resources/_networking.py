@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ._accounts import account_name
-from ._host import host_pattern
+from ._host import host_key, host_pattern
 from ._model import Model, Port, Text, checked, complain
 from ._problems import Complaint
 from ._resource import Labels, SecurityObject, WorkloadSelector
@@ -136,12 +136,13 @@ class ClientTls(Model):
         mode: ISTIO_MUTUAL is the mesh's own mTLS, DISABLE plaintext. SIMPLE and MUTUAL are read, and a host under
             them is refused when it is called: its server shows no identity of a mesh.
         subject_alt_names: who may answer, in place of what was computed.
+        sni: the TLS server name that is sent, in place of the host's own.
     """
 
     mode: TlsMode = TlsMode.DISABLE
     subject_alt_names: tuple[Text, ...] = ()
+    sni: Annotated[Text, checked(host_key)] | None = None
 
-    sni: Any = Field(default=None, repr=False)
     client_certificate: Any = Field(default=None, repr=False)
     private_key: Any = Field(default=None, repr=False)
     ca_certificates: Any = Field(default=None, repr=False)
@@ -158,8 +159,6 @@ class ClientTls(Model):
             for index, name in enumerate(self.subject_alt_names)
             if not name.startswith(_SPIFFE)
         ]
-        if self.sni is not None:
-            wrong.append((("sni",), "sni is not supported yet: the name that is sent is the host's own"))
         given = ("client_certificate", "private_key", "ca_certificates", "ca_crl", "credential_name")
         wrong += [((_camel(name),), "has no place in ISTIO_MUTUAL") for name in given if getattr(self, name)]
         if self.insecure_skip_verify not in (None, False):
@@ -173,23 +172,23 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, rest))
 
 
+class _PortSelector(Model):
+    number: Port
+
+
 class _PortPolicy(Model):
-    port: Any = Field(default=None, repr=False)
-    tls: Any = Field(default=None, repr=False)
+    """What is different for one port of the service: all of the policy, also where it says nothing of TLS."""
+
+    port: _PortSelector
+    tls: ClientTls | None = None
+
     connection_pool: Any = Field(default=None, repr=False)
     load_balancer: Any = Field(default=None, repr=False)
     outlier_detection: Any = Field(default=None, repr=False)
 
-    @field_validator("tls")
-    @classmethod
-    def _unsupported(cls, tls: object) -> object:
-        if tls is not None:
-            raise ValueError("tls for a port or a subset alone is not supported yet: a name is checked, not a port")
-        return tls
-
 
 class TrafficPolicy(Model):
-    """A rule's ``trafficPolicy``: its ``tls``; what balances and limits has no effect."""
+    """A rule's ``trafficPolicy``: its ``tls``, and that of single ports; what balances and limits has no effect."""
 
     tls: ClientTls | None = None
     port_level_settings: tuple[_PortPolicy, ...] = ()
@@ -202,8 +201,23 @@ class TrafficPolicy(Model):
     tunnel: Any = Field(default=None, repr=False)
 
 
-class _SubsetPolicy(_PortPolicy):
-    port_level_settings: tuple[_PortPolicy, ...] = ()
+class _SubsetPortPolicy(Model):
+    port: Any = Field(default=None, repr=False)
+    tls: Any = Field(default=None, repr=False)
+    connection_pool: Any = Field(default=None, repr=False)
+    load_balancer: Any = Field(default=None, repr=False)
+    outlier_detection: Any = Field(default=None, repr=False)
+
+    @field_validator("tls")
+    @classmethod
+    def _unsupported(cls, tls: object) -> object:
+        if tls is not None:
+            raise ValueError("tls for a subset alone is not supported: a service is called, not a part of it")
+        return tls
+
+
+class _SubsetPolicy(_SubsetPortPolicy):
+    port_level_settings: tuple[_SubsetPortPolicy, ...] = ()
 
     proxy_protocol: Any = Field(default=None, repr=False)
     retry_budget: Any = Field(default=None, repr=False)
