@@ -43,6 +43,12 @@ def _extension(value: x509.ExtensionType, *, critical: bool) -> x509.Extension[x
     return x509.Extension(value.oid, critical, value)
 
 
+def _encoded(extension: x509.Extension[x509.ExtensionType]) -> x509.Extension[x509.ExtensionType]:
+    """The same in DER: what is in every leaf need not be encoded for each."""
+    value = x509.UnrecognizedExtension(extension.oid, extension.value.public_bytes())
+    return _extension(value, critical=extension.critical)
+
+
 def _usage(*names: str) -> x509.Extension[x509.ExtensionType]:
     return _extension(x509.KeyUsage(**{**_NO_USAGE, **dict.fromkeys(names, True)}), critical=True)
 
@@ -51,15 +57,14 @@ _CA: Final = (
     _extension(x509.BasicConstraints(ca=True, path_length=None), critical=True),
     _usage("key_cert_sign", "crl_sign"),
 )
+_PURPOSES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _LEAF: Final = (
-    _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-    _extension(
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-    ),
+    _encoded(_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)),
+    _encoded(_extension(_PURPOSES, critical=False)),
 )
-_SIGNS: Final = _usage("digital_signature")
+_SIGNS: Final = _encoded(_usage("digital_signature"))
 # RFC 8813: an EC key must not say keyEncipherment; Istio says it of every key.
-_SIGNS_OR_ENCIPHERS: Final = _usage("digital_signature", "key_encipherment")
+_SIGNS_OR_ENCIPHERS: Final = _encoded(_usage("digital_signature", "key_encipherment"))
 _NOBODY: Final = x509.Name([])
 
 
@@ -73,11 +78,16 @@ class Validity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Issuer:
-    """Whose name and key stand under a certificate."""
+    """Whose name and key stand under a certificate.
+
+    Attributes:
+        leaf_extensions: what all its leaves have in common, in DER.
+    """
 
     name: x509.Name
     key: AuthorityKey
     key_identifier: x509.Extension[x509.ExtensionType]
+    leaf_extensions: tuple[x509.Extension[x509.ExtensionType], ...]
 
     @classmethod
     def of(cls, certificate: x509.Certificate, key: AuthorityKey) -> Issuer:
@@ -87,7 +97,8 @@ class Issuer:
             identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key)
         except x509.ExtensionNotFound:
             identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-        return cls(certificate.subject, key, _extension(identifier, critical=False))
+        extension = _extension(identifier, critical=False)
+        return cls(certificate.subject, key, extension, (*_LEAF, _encoded(extension)))
 
 
 def root_certificate(
@@ -117,11 +128,10 @@ def leaf_certificate(
 ) -> x509.Certificate:
     """A leaf with an empty subject, whose names are therefore critical (X509-SVID 2 and appendix A)."""
     extensions = (
-        *_LEAF,
+        *issuer.leaf_extensions,
         _SIGNS_OR_ENCIPHERS if isinstance(public_key, RSAPublicKey) else _SIGNS,
         _subject_key(public_key),
         _extension(x509.SubjectAlternativeName(names), critical=True),
-        issuer.key_identifier,
     )
     serial = x509.random_serial_number()
     builder = _builder(issuer.name, _NOBODY, public_key, serial, validity, extensions)
