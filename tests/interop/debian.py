@@ -1,0 +1,48 @@
+"""Programs out of Debian packages, unpacked beside the environment: nothing is installed, nobody has to be root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+__all__ = ["program"]
+
+CACHE: Final = Path(sys.prefix) / "debian"
+
+
+@cache
+def program(name: str, package: str) -> list[str] | None:
+    """How a program is called: the installed one, else the package's; None, and said so, where neither can be had."""
+    if found := shutil.which(name):
+        return [found]
+    folder = CACHE / package
+    try:
+        if not folder.exists():
+            _unpack(package, folder)
+        [path] = folder.glob(f"usr/bin/{name}")
+        libraries = os.pathsep.join(str(item) for item in folder.glob("usr/lib/*-linux-*"))
+        command = ["env", f"LD_LIBRARY_PATH={libraries}", str(path)]
+        subprocess.run([*command, "--version"], check=True, capture_output=True)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        sys.stderr.write(f"WITHOUT {name}: the Debian package {package} cannot be had here ({error})\n")
+        return None
+    return command
+
+
+def _unpack(package: str, folder: Path) -> None:
+    """Whole or not at all, whoever else does the same at this moment."""
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        subprocess.run(["apt-get", "download", package], cwd=work, check=True, capture_output=True)
+        [archive] = work.glob("*.deb")
+        subprocess.run(["dpkg", "-x", archive.name, "files"], cwd=work, check=True, capture_output=True)
+        with suppress(OSError):
+            (work / "files").rename(folder)
