@@ -17,17 +17,17 @@ def quick(cls: _Class) -> _Class:
     slot is set behind the lock. This one, written in the same way, has been told.
 
     Raises:
-        TypeError: a field has a default factory, or is not set by ``__init__``.
+        TypeError: a field has a default factory, or neither a parameter nor a default.
     """
     known: dict[str, Any] = {}
     parameters, lines = ["self"], []
     for field in fields(cls):
-        if not field.init or field.default_factory is not MISSING:
+        if field.default_factory is not MISSING or not (field.init or field.default is not MISSING):
             raise TypeError(f"{cls.__name__}.{field.name} is not simply set")
         known[f"set_{field.name}"] = getattr(cls, field.name).__set__
         known[f"default_{field.name}"] = field.default
-        parameters += _parameter(field, parameters)
-        lines.append(f"    set_{field.name}(self, {field.name})")
+        parameters += _parameter(field, parameters) if field.init else ()
+        lines.append(f"    set_{field.name}(self, {'' if field.init else 'default_'}{field.name})")
     if hasattr(cls, "__post_init__"):
         lines.append("    self.__post_init__()")
     exec("\n".join([f"def __init__({', '.join(parameters)}):", *lines]), known)  # noqa: S102 - our own field names

@@ -51,10 +51,13 @@ class _Telling:
     def connection(self, transport: Transport | None) -> Connection:
         return self.mesh.connection(transport)
 
-    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    def recall(self, *_: Any) -> None:
+        """Every request is judged, to be noted."""
+
+    def judge(self, connection: Connection, request: HttpRequest, wanted: Any = None) -> AuthContext:
         return self._noted(self.mesh.judge(connection, request))
 
-    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    async def judge_soon(self, connection: Connection, request: HttpRequest, wanted: Any = None) -> AuthContext:
         return self._noted(await self.mesh.judge_async(connection, request))
 
     def _noted(self, context: AuthContext) -> AuthContext:

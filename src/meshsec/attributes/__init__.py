@@ -8,7 +8,7 @@ from ._client_cert import ClientCertFormat, read_client_cert, read_client_cert_c
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
 from ._path import Target, read_target
 from ._refusal import Refusal
-from ._request import RequestFacts, read_request
+from ._request import RequestFacts, are_clean_values, read_request
 
 __all__ = [
     "Attributes",
@@ -22,6 +22,7 @@ __all__ = [
     "RequestFacts",
     "RequestPrincipal",
     "Target",
+    "are_clean_values",
     "freeze_claims",
     "read_client_cert",
     "read_client_cert_chain",

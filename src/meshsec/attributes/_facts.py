@@ -5,6 +5,7 @@ Frozen values, nothing else: no fact here is judged, and nothing here knows a po
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +17,8 @@ from ..spiffe import SpiffeId
 
 __all__ = ["AuthContext", "Connection", "HttpRequest", "PeerIdentity", "RequestPrincipal"]
 
+# No references between equal objects: the same values give the same bytes, and different ones never do.
+_PLAIN_MARSHAL: Final = 2
 _NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -68,6 +71,32 @@ class Connection:
     rejected: Reason | None = None
     unix: bool = False
     remote_ip: str | None = None
+    _fingerprint: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """All of it in bytes, made once: the same for two connections only if each of their facts is.
+
+        Raises:
+            ValueError: a fact is not of the type that is said above.
+        """
+        if self._fingerprint is None:
+            object.__setattr__(self, "_fingerprint", marshal.dumps(self._facts(), _PLAIN_MARSHAL))
+        return self._fingerprint or self.fingerprint
+
+    def _facts(self) -> tuple[Any, ...]:
+        peer, rejected = self.peer, self.rejected
+        return (
+            self.source_ip,
+            self.destination_ip,
+            self.destination_port,
+            None if peer is None else (str(peer.id), peer.certificate_sha256, peer.not_after),
+            self.sni,
+            self.tls,
+            None if rejected is None else rejected.value,
+            self.unix,
+            self.remote_ip,
+        )
 
 
 @quick

@@ -20,7 +20,7 @@ from ._facts import HttpRequest
 from ._path import Target, read_target
 from ._refusal import Refusal
 
-__all__ = ["RequestFacts", "read_request"]
+__all__ = ["RequestFacts", "are_clean_values", "read_request"]
 
 # Some WSGI servers take these from a header, which would move the mount under the path that is judged.
 _CGI: Final = frozenset({"script-name", "script_name", "path-info", "path_info"})
@@ -133,10 +133,14 @@ def _lower_name(name: str) -> str | None:
     return name.lower() if _NAME.fullmatch(name) else None
 
 
+def are_clean_values(values: bytes) -> bool:
+    """Whether header values, written one behind the other, hold no control character."""
+    return not values.translate(None, _IN_VALUES)
+
+
 def _are_clean(values: Iterable[str]) -> bool:
-    """Whether no value holds a control character, all looked at in one go."""
     try:
-        return not "".join(values).encode("latin-1").translate(None, _IN_VALUES)
+        return are_clean_values("".join(values).encode("latin-1"))
     except UnicodeEncodeError:
         return False
 

@@ -7,6 +7,7 @@ not know policies, servers, or where keys come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -107,6 +108,36 @@ class CompiledRequestAuthentication:
             return accepted if isinstance(accepted, NeedKeys) else _result(accepted, facts, stripped)
         except TokenError as error:
             return TokenResult(error=error, remove_headers=stripped)
+
+    @property
+    def token_headers(self) -> frozenset[str]:
+        """The headers in which a token may stand, lower case."""
+        places = [location for rule in self.rules for location in rule.locations]
+        return frozenset(
+            "cookie" if location.place is Place.COOKIE else location.name
+            for location in places
+            if location.place is not Place.PARAMETER
+        )
+
+    def window(self, facts: RequestFacts, keys: KeySnapshot, now: float) -> tuple[float, float] | None:
+        """Between which two moments :meth:`authenticate` says the same of a request that it let pass.
+
+        None where nothing may be remembered of it: its tokens are to be verified anew every time, Istio's proxy
+        would go by tokens that do not hold, or a token stands where it would be remembered, too.
+        """
+        if not self.rules:
+            return -math.inf, math.inf
+        places = (location for rule in self.rules for location in rule.locations)
+        if self.istio or any(location.place is Place.PARAMETER and location.find(facts) for location in places):
+            return None
+        try:
+            accepted = [] if _is_preflight(facts) else self._verify(facts, keys, now, ask=False)
+        except TokenError:
+            return None
+        if isinstance(accepted, NeedKeys) or any(item.rule.state(keys).cache is None for item in accepted):
+            return None
+        times = [(-math.inf, math.inf), *(item.rule.profile.lifetime(item.token.claims) for item in accepted)]
+        return max(begins for begins, _ in times), min(ends for _, ends in times)
 
     def _verify(self, facts: RequestFacts, keys: KeySnapshot, now: float, *, ask: bool) -> list[Accepted] | NeedKeys:
         """Every token that an active rule sees must hold. Raises TokenError."""

@@ -173,7 +173,7 @@ class TokenProfile:
         """The first and the last moment at which claims that were checked hold."""
         expiry = int(claims.get("exp", 0))
         never = self.istio and not expiry
-        return int(claims.get("nbf", 0)) - LEEWAY, math.inf if never else expiry + LEEWAY
+        return math.ceil(claims.get("nbf", 0)) - LEEWAY, math.inf if never else expiry + LEEWAY
 
     def principal(self, claims: Mapping[str, Any]) -> RequestPrincipal:
         """The end user, from claims that were checked; what is inside them is read-only already."""

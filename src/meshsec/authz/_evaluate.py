@@ -66,6 +66,11 @@ class CompiledAuthorization:
             _trial_allow=rules(trials, Action.ALLOW),
         )
 
+    @property
+    def headers(self) -> frozenset[str]:
+        """The headers whose values any rule looks at, lower case; but for the host."""
+        return frozenset(name for row in self.rows for name in row.headers)
+
     def evaluate(self, attributes: Attributes) -> Verdict:
         """Decide one reading of one request.
 

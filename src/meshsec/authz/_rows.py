@@ -28,6 +28,7 @@ class Row:
         test: patterns, as a predicate on that value.
         show: that value, for people; None where there is none.
         secret: whether even the policy's values are not shown.
+        headers: those whose values ``read`` looks at, lower case; but for the host, which every request has.
     """
 
     parse: Callable[[str, Scope], Iterable[Pattern]]
@@ -35,6 +36,7 @@ class Row:
     test: Callable[[Any, Doubt], Test]
     show: Callable[[Any], str | None]
     secret: bool = False
+    headers: tuple[str, ...] = ()
 
 
 SOURCE_FIELDS: Final = {
@@ -51,6 +53,8 @@ SOURCE_FIELDS: Final = {
 OPERATION_FIELDS: Final = {"hosts": "hosts", "ports": "destination.port", "methods": "methods", "paths": "paths"}
 """Field of an operation to attribute; ``not_`` before the field negates."""
 
+
+_FORWARDED: Final = ("x-forwarded-for",)
 
 # A header whose name holds one of these carries something that opens doors.
 _SECRET: Final = ("auth", "cookie", "credential", "key", "pass", "secret", "session", "token")
@@ -75,7 +79,7 @@ def _header_entry(entry: str, *, istio: bool) -> Row:
     name = entry[1:-1].lower()
     secret = any(word in name for word in _SECRET)
     show = _read.show_hidden if secret else _read.show_lines
-    return Row(_patterns.present_text, _read.header(name, istio=istio), _match.header, show, secret)
+    return Row(_patterns.present_text, _read.header(name, istio=istio), _match.header, show, secret, (name,))
 
 
 _ROWS: Final[Mapping[str, Row]] = {
@@ -86,7 +90,7 @@ _ROWS: Final[Mapping[str, Row]] = {
     ),
     "source.trustDomain": Row(_patterns.trust_domain, _read.peer_trust_domain, _match.text, _read.show_text),
     "source.ip": Row(_patterns.ip_block, _read.source_ip, _match.address, _read.show_number),
-    "remote.ip": Row(_patterns.ip_block, _read.remote_ips, _match.addresses, _read.show_numbers),
+    "remote.ip": Row(_patterns.ip_block, _read.remote_ips, _match.addresses, _read.show_numbers, headers=_FORWARDED),
     "destination.ip": Row(_patterns.ip_block, _read.destination_ip, _match.address, _read.show_number),
     "destination.port": Row(_patterns.port, _read.destination_port, _match.port, _read.show_number),
     "connection.sni": Row(_patterns.nonempty_text, _read.sni, _match.text, _read.show_text),
@@ -102,7 +106,7 @@ _ROWS: Final[Mapping[str, Row]] = {
 
 # What compatibility: istio reads in another way.
 _ISTIO_ROWS: Final[Mapping[str, Row]] = {
-    "remote.ip": Row(_patterns.ip_block, _read.forwarded_ip, _match.address, _read.show_number),
+    "remote.ip": Row(_patterns.ip_block, _read.forwarded_ip, _match.address, _read.show_number, headers=_FORWARDED),
 }
 
 _ENTRIES: Final[Mapping[str, Callable[..., Row]]] = {

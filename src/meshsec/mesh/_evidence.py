@@ -6,6 +6,7 @@ Must not know: policies, HTTP, threads.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,19 @@ __all__ = ["Evidence"]
 _log: Final = logging.getLogger("meshsec")
 
 
+_UNKNOWN: Final = Connection()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The facts about a connection, until a certificate ends or anybody's trust changes."""
+
+    by: Evidence
+    material: tls.TlsMaterial | None
+    until: float
+    connection: Connection
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Reads what a server's transport shows, by our own certificates.
@@ -34,10 +48,13 @@ class Evidence:
     def connection(self, transport: Transport | None) -> Connection:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
         if transport is None:
-            return Connection()
-        verified = self._verified(transport)
+            return _UNKNOWN
+        known, now = transport.found, time.time()
+        if isinstance(known, _Known) and known.by is self and known.until > now and known.material is self._current():
+            return known.connection
+        material, verified = self._current(), self._verified(transport)
         peer, rejected = self._recheck(verified)
-        return Connection(
+        connection = Connection(
             source_ip=transport.source_ip,
             destination_ip=transport.destination_ip,
             destination_port=transport.destination_port,
@@ -47,6 +64,14 @@ class Evidence:
             rejected=rejected,
             unix=transport.unix,
         )
+        # A certificate that was presented elsewhere is verified anew each time, with everything above it.
+        if not transport.chain and rejected is None and (verified is not None or not connection.tls):
+            ends = math.inf if verified is None else verified.not_after
+            transport.note(_Known(self, material, ends, connection))
+        return connection
+
+    def _current(self) -> tls.TlsMaterial | None:
+        return None if self.material is None else self.material.current()
 
     def _verified(self, transport: Transport) -> tls.VerifiedPeer | None:
         """Our own TLS's verdict; a certificate that another's TLS took is judged here, at every request."""

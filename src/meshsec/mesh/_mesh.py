@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -23,7 +23,7 @@ from ..decision import Decision
 from ..errors import ConfigError
 from ..middleware import Transport
 from ..naming import SecureNaming
-from ..policy import WorkloadPolicy
+from ..policy import Remembered, RequestLine, Wanted, WorkloadPolicy
 from ..resources import MeshConfig, Resource, Workload
 from ..sources import (
     Authorizers,
@@ -156,15 +156,36 @@ class Mesh:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
         return self._evidence.connection(transport)
 
-    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    def recall(
+        self, connection: Connection, line: RequestLine, names: tuple[Any, ...], values: Sequence[Any]
+    ) -> Remembered | Wanted | None:
+        """What is remembered of a request: see :meth:`meshsec.policy.DecisionMemo.recall`."""
+        if not self._running:
+            self.start()
+        memo = self._policies.current.policy.memo
+        if memo is None:
+            return None
+        try:
+            return memo.recall(connection, line, names, values, self._keys.snapshot(), time.time())
+        except (TypeError, ValueError):
+            return None  # neither text nor bytes: judging it says what that means
+
+    def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
         self.start()
-        return self._driver.judge(self._as_forwarded(connection, request), request)
+        return self._driver.judge(self._as_forwarded(connection, request), request, wanted)
+
+    def judge_soon(
+        self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None
+    ) -> AuthContext | Coroutine[Any, Any, AuthContext]:
+        """As :meth:`judge`, but where something must be asked first, that is to be awaited."""
+        self.start()
+        return self._driver.judge_soon(self._as_forwarded(connection, request), request, wanted)
 
     async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
         """As :meth:`judge`, without blocking the event loop."""
-        self.start()
-        return await self._driver.judge_async(self._as_forwarded(connection, request), request)
+        found = self.judge_soon(connection, request)
+        return found if isinstance(found, AuthContext) else await found
 
     def decide(self, connection: Connection, request: HttpRequest) -> Decision:
         """Decide one request. Waits in this thread, as :meth:`judge` does."""
@@ -175,7 +196,10 @@ class Mesh:
         return (await self.judge_async(connection, request)).decision
 
     def _as_forwarded(self, connection: Connection, request: HttpRequest) -> Connection:
-        return believed(connection, request, self.config, self._evidence.material, now=time.time())
+        config = self._policies.current.config
+        if config.forwarded_identity is None and not config.num_trusted_proxies:
+            return connection
+        return believed(connection, request, config, self._evidence.material, now=time.time())
 
     # ---------------------------------------------------------------- external authorizers
 

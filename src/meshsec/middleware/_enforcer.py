@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from ..attributes import AuthContext, Connection, HttpRequest
+from ..policy import Remembered, RequestLine, Wanted
 from ..resources import MeshConfig
 from ._transport import Transport
 
@@ -23,10 +25,18 @@ class Enforcer(Protocol):
         """The facts about a connection: the peer is re-checked (dates, trust) at every call."""
         ...
 
-    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
-        """Decide in this thread; may wait for one fetch of keys."""
+    def recall(
+        self, connection: Connection, line: RequestLine, names: tuple[Any, ...], values: Sequence[Any]
+    ) -> Remembered | Wanted | None:
+        """What is remembered of a request before it is even read; where nothing ever is, None."""
         ...
 
-    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
-        """Decide without blocking the event loop."""
+    def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
+        """Decide in this thread; may wait for one fetch of keys. What is ``wanted`` may be remembered."""
+        ...
+
+    def judge_soon(
+        self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None
+    ) -> AuthContext | Coroutine[Any, Any, AuthContext]:
+        """Decide at once; or, where something must be waited for, without blocking the event loop."""
         ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ssl import PEM_cert_to_DER_cert
 from typing import Any, Protocol, Self
 
@@ -42,6 +42,16 @@ class Transport:
     unix: bool = False
     chain: tuple[bytes, ...] = ()
     extension: Mapping[str, object] | None = None
+    _found: object = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def found(self) -> object:
+        """What somebody found out about it, to find it out once."""
+        return self._found
+
+    def note(self, found: object) -> None:
+        """Keep what was found out in place of what was."""
+        object.__setattr__(self, "_found", found)
 
     @classmethod
     def of_asyncio(cls, transport: _AsyncioTransport) -> Self:

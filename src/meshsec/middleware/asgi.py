@@ -5,13 +5,16 @@ It reads the request as the server handed it over, asks the enforcer, applies th
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from itertools import compress
+from operator import itemgetter
+from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..attributes import AuthContext, HttpRequest
-from ..decision import Edits
+from ..attributes import AuthContext, Connection, HttpRequest
+from ..policy import Remembered, RequestLine
 from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
@@ -22,6 +25,9 @@ __all__ = ["MeshMiddleware"]
 
 _JUDGED: Final = frozenset({"http", "websocket"})
 _HEADS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+# All that a request is read from besides its headers.
+_LINE: Final = ("type", "method", "path", "raw_path", "query_string", "root_path", "scheme")
+_line: Final = itemgetter(*_LINE)
 _SECURE: Final = {"http": "https", "websocket": "wss"}
 _PLAIN: Final = {"http": "http", "websocket": "ws"}
 # What the application's URL decoder leaves alone; everything else is written percent-encoded.
@@ -44,33 +50,116 @@ class MeshMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan":
+        if kind not in _JUDGED:
+            if kind != "lifespan":
+                raise RuntimeError(f"meshsec does not know ASGI scope type {kind!r} and lets nothing unknown pass")
             await self.app(scope, receive, send)
             return
-        if kind not in _JUDGED:
-            raise RuntimeError(f"meshsec does not know ASGI scope type {kind!r} and lets nothing unknown pass")
+        state = scope.get("state")
         # The transport is ours; the application must not take it for an identity.
-        transport = scope.get("state", {}).pop(TRANSPORT_KEY, None) or _of_extension(scope)
+        transport = (state.pop(TRANSPORT_KEY, None) if state else None) or _of_extension(scope)
         connection = self.mesh.connection(transport)
-        request = _read(scope, tls=connection.tls)
-        context = await self.mesh.judge_async(connection, request)
-        if context.decision.allowed:
-            edited = _edited(scope, context, request, transport)
-            before = CURRENT.set(context)
-            try:
-                await self.app(edited, receive, _adding(send, context.decision.edits))
-            finally:
-                CURRENT.reset(before)
-            return
+        names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
+        found = self.mesh.recall(connection, _line_of(scope), names, values)
+        if isinstance(found, Remembered):
+            prepared: _Prepared = found.prepared or _prepared(found, scope, connection)
+            context = found.told(values)
+        else:
+            request = _read(scope, tls=connection.tls)
+            judged = self.mesh.judge_soon(connection, request, found)
+            context = judged if isinstance(judged, AuthContext) else await judged
+            if not context.decision.allowed:
+                await self._refuse(context, connection, request, (scope, receive, send))
+                return
+            prepared = _Prepared.of(context, scope, request)
+        before = CURRENT.set(context)
+        try:
+            await self.app(prepared.applied(scope, context, transport), receive, prepared.adding(send))
+        finally:
+            CURRENT.reset(before)
+
+    async def _refuse(
+        self, context: AuthContext, connection: Connection, request: HttpRequest, call: tuple[Scope, Receive, Send]
+    ) -> None:
+        scope, receive, send = call
         log_refusal(context, connection, request)
         content_type = next((value for name, value in request.headers if name == "content-type"), "")
         accept = ",".join(value for name, value in request.headers if name == "accept")
         accepted = accept if self.mesh.config.problem_details else None
         response = render(context.decision, method=request.method, content_type=content_type, accept=accepted)
-        if kind == "websocket":
+        if scope["type"] == "websocket":
             await _refuse_websocket(scope, receive, send, response)
         else:
             await _refuse_http(send, response)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a decision changes for the application, ready for every request that it is remembered for.
+
+    Attributes:
+        changed: keys of the scope.
+        kept: for each header line, whether it stays; None where all do.
+        added: header lines for the request.
+        head: header lines for the response.
+    """
+
+    changed: dict[str, Any]
+    kept: tuple[bool, ...] | None
+    added: list[tuple[bytes, bytes]]
+    head: list[tuple[bytes, bytes]]
+
+    @classmethod
+    def of(cls, context: AuthContext, scope: Scope, request: HttpRequest) -> Self:
+        """From a request that was read from this scope, or from one that is remembered as the same."""
+        edits = context.decision.edits
+        changed: dict[str, Any] = {"scheme": request.scheme}
+        if edits.target is not None:
+            path, _, query = edits.target.partition("?")
+            changed.update(path=unquote(path), raw_path=path.encode("latin-1"), query_string=query.encode("latin-1"))
+        elif scope.get("raw_path"):
+            # Also one that an outer layer left behind: what was judged is all that the application may see.
+            changed["raw_path"] = request.target.partition("?")[0].encode("latin-1")
+        gone = {name.encode("latin-1") for name in edits.remove_headers}
+        kept = tuple([name.lower() not in gone for name, _ in scope["headers"]]) if gone else None
+        added = [(name.lower(), value) for name, value in _wire(edits.add_headers)]
+        return cls(changed, kept, added, _wire(edits.response_headers))
+
+    def applied(self, scope: Scope, context: AuthContext, transport: Transport | None) -> Scope:
+        """The scope that the application gets."""
+        changed = {**scope, **self.changed, "meshsec": context}
+        if self.kept is not None or self.added:
+            headers = scope["headers"]
+            changed["headers"] = [*(headers if self.kept is None else compress(headers, self.kept)), *self.added]
+        if transport is not None and transport.extension is not None:
+            # A server that fills it by itself one day knows better.
+            changed["extensions"] = {"tls": transport.extension, **(scope.get("extensions") or {})}
+        return changed
+
+    def adding(self, send: Send) -> Send:
+        """Add to the head of the application's response what the decision says, if it says anything."""
+        if not self.head:
+            return send
+
+        async def send_more(message: Message) -> None:
+            if message["type"] in _HEADS:
+                message = {**message, "headers": [*message.get("headers", ()), *self.head]}
+            await send(message)
+
+        return send_more
+
+
+def _line_of(scope: Scope) -> RequestLine:
+    try:
+        line: RequestLine = _line(scope)
+        return line
+    except KeyError:  # some of it need not be there
+        return tuple(map(scope.get, _LINE))
+
+
+def _prepared(found: Remembered, scope: Scope, connection: Connection) -> _Prepared:
+    prepared = found.prepared = _Prepared.of(found.context, scope, _read(scope, tls=connection.tls))
+    return prepared
 
 
 def _of_extension(scope: Scope) -> Transport | None:
@@ -113,46 +202,6 @@ def _target(scope: Scope) -> str:
 def _latin1(text: str) -> str:
     """Decoded ASGI text is UTF-8 (surrogates stand for bytes that are not); the core reads bytes as latin-1."""
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
-def _edited(scope: Scope, context: AuthContext, request: HttpRequest, transport: Transport | None) -> Scope:
-    edits = context.decision.edits
-    changed: dict[str, Any] = {**scope, "meshsec": context, "scheme": request.scheme}
-    if transport is not None and transport.extension is not None:
-        # A server that fills it by itself one day knows better.
-        changed["extensions"] = {"tls": transport.extension, **(scope.get("extensions") or {})}
-    if edits.target is not None:
-        path, _, query = edits.target.partition("?")
-        changed["path"] = unquote(path)
-        changed["raw_path"] = path.encode("latin-1")
-        changed["query_string"] = query.encode("latin-1")
-    elif scope.get("raw_path"):
-        # Also one that an outer layer left behind: what was judged is all that the application may see.
-        changed["raw_path"] = request.target.partition("?")[0].encode("latin-1")
-    if edits.remove_headers or edits.add_headers:
-        changed["headers"] = _edited_headers(scope["headers"], edits)
-    return changed
-
-
-def _edited_headers(headers: Any, edits: Edits) -> list[tuple[bytes, bytes]]:
-    gone = {name.encode("latin-1") for name in edits.remove_headers}
-    kept = [(name, value) for name, value in headers if name.lower() not in gone]
-    added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in edits.add_headers]
-    return kept + added
-
-
-def _adding(send: Send, edits: Edits) -> Send:
-    """Add to the head of the application's response what the decision says, if it says anything."""
-    if not edits.response_headers:
-        return send
-    lines = _wire(edits.response_headers)
-
-    async def send_more(message: Message) -> None:
-        if message["type"] in _HEADS:
-            message = {**message, "headers": [*message.get("headers", ()), *lines]}
-        await send(message)
-
-    return send_more
 
 
 def _wire(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:

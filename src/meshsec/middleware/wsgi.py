@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..attributes import AuthContext, HttpRequest
 from ..decision import Edits
+from ..policy import Remembered
 from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
@@ -30,6 +31,10 @@ _SOCKETS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
 # Where others put the client's certificate, PEM (mod_ssl's name); no header can be called so.
 _CERTIFICATE: Final = "SSL_CLIENT_CERT"
 _RAW_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
+# All that a request is read from besides its headers.
+_LINE: Final = (
+    "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "wsgi.url_scheme", *_RAW_TARGETS, "HTTP_HOST"
+)  # fmt: skip
 _UNPREFIXED: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 _PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
 
@@ -50,24 +55,37 @@ class MeshMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         connection = self.mesh.connection(_transport(environ))
-        request = _read(environ, tls=connection.tls)
-        context = self.mesh.judge(connection, request)
+        headers = tuple(_headers(environ))
+        names, values = zip(*headers, strict=True) if headers else ((), ())
+        found = self.mesh.recall(connection, tuple(map(environ.get, _LINE)), names, values)
+        if isinstance(found, Remembered):
+            if found.prepared is None:
+                request = _read(environ, headers, tls=connection.tls)
+                found.prepared = request.scheme, request.target
+            return self._passed(environ, start_response, found.told(values), *found.prepared)
+        request = _read(environ, headers, tls=connection.tls)
+        context = self.mesh.judge(connection, request, found)
         if context.decision.allowed:
-            environ["wsgi.url_scheme"] = request.scheme
-            _edit(environ, context, request.target)
-            before = CURRENT.set(context)
-            try:
-                return self.app(environ, _adding(start_response, context.decision.edits))
-            finally:
-                CURRENT.reset(before)
+            return self._passed(environ, start_response, context, request.scheme, request.target)
         log_refusal(context, connection, request)
         content_type = environ.get("CONTENT_TYPE", "")
         accepted = environ.get("HTTP_ACCEPT", "") if self.mesh.config.problem_details else None
         response = render(context.decision, method=request.method, content_type=content_type, accept=accepted)
         # The server owns the connection header (PEP 3333, hop-by-hop); a kept-alive connection is judged again.
-        headers = [(name, value) for name, value in response.headers if name != "connection"]
-        start_response(f"{response.status} {_phrase(response.status)}", headers)
+        lines = [(name, value) for name, value in response.headers if name != "connection"]
+        start_response(f"{response.status} {_phrase(response.status)}", lines)
         return [response.body]
+
+    def _passed(
+        self, environ: WSGIEnvironment, start_response: StartResponse, context: AuthContext, scheme: str, target: str
+    ) -> Iterable[bytes]:
+        environ["wsgi.url_scheme"] = scheme
+        _edit(environ, context, target)
+        before = CURRENT.set(context)
+        try:
+            return self.app(environ, _adding(start_response, context.decision.edits))
+        finally:
+            CURRENT.reset(before)
 
 
 def _adding(start_response: StartResponse, edits: Edits) -> StartResponse:
@@ -101,8 +119,7 @@ def _transport(environ: WSGIEnvironment) -> Transport | None:
     return known if isinstance(known, Transport) else None
 
 
-def _read(environ: WSGIEnvironment, *, tls: bool | None) -> HttpRequest:
-    headers = tuple(_headers(environ))
+def _read(environ: WSGIEnvironment, headers: tuple[tuple[str, str], ...], *, tls: bool | None) -> HttpRequest:
     scheme = environ.get("wsgi.url_scheme", "http") if tls is None else ("https" if tls else "http")
     return HttpRequest(
         method=environ["REQUEST_METHOD"],

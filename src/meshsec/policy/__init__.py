@@ -6,6 +6,16 @@ servers, threads, or where keys and files come from.
 """
 
 from ._custom import CheckAnswer, NeedCheck
+from ._memo import DecisionMemo, Remembered, RequestLine, Wanted
 from ._workload import NeedKeys, WorkloadPolicy
 
-__all__ = ["CheckAnswer", "NeedCheck", "NeedKeys", "WorkloadPolicy"]
+__all__ = [
+    "CheckAnswer",
+    "DecisionMemo",
+    "NeedCheck",
+    "NeedKeys",
+    "Remembered",
+    "RequestLine",
+    "Wanted",
+    "WorkloadPolicy",
+]

@@ -5,9 +5,10 @@ This file must not know what a decision looks like to another enforcer: ``_envoy
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
 
 from ..attributes import (
@@ -45,14 +46,19 @@ from ..resources import (
     Resource,
     Workload,
 )
-from ._authorize import authorize
+from ._authorize import authorize, lasting
 from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
 from ._decisions import bad_request, legacy_refusal, token_refusal
 from ._envoy import envoy_config
+from ._memo import DecisionMemo, Remembered, Wanted, find_token
 from ._peer import refuse_peer
 from ._select import refuse_both, refuse_root_selectors, select
 
 __all__ = ["NeedKeys", "WorkloadPolicy"]
+
+# Of these headers the values always count: the host, and what makes a request a preflight.
+_ALWAYS_READ: Final = frozenset({"host", "origin", "access-control-request-method"})
+_PROXIES: Final = frozenset({"x-forwarded-for"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class WorkloadPolicy:
         legacy: Policy and MeshPolicy, in whose place ``modes`` stands too; None where none applies.
         custom: CUSTOM policies, which ask external authorizers.
         reserved: headers that only their providers may set.
+        memo: what was allowed a moment ago; None where nothing may be remembered.
     """
 
     workload: Workload
@@ -86,6 +93,15 @@ class WorkloadPolicy:
     legacy: CompiledLegacy | None = None
     custom: CompiledCustom = NO_CUSTOM
     reserved: frozenset[str] = frozenset()
+    memo: DecisionMemo | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tokens, rules = self.tokens.token_headers, self.rules.headers
+        asked = self.custom.policies or self.legacy is not None or self.config.forwarded_identity is not None
+        # A rule that looks at what may hold a token would have it remembered with the explanation.
+        if self.config.decision_memo and not asked and rules.isdisjoint(tokens | {"authorization"}):
+            proxies = _PROXIES if self.config.num_trusted_proxies else frozenset[str]()
+            object.__setattr__(self, "memo", DecisionMemo(_ALWAYS_READ | proxies | rules, tokens))
 
     @classmethod
     def compile(cls, resources: Iterable[Resource], workload: Workload, config: MeshConfig | None = None) -> Self:
@@ -226,6 +242,49 @@ class WorkloadPolicy:
         ask = not any(isinstance(answer, NeedKeys) for answer in answers)
         found = self._judge_checked(connection, request, passed.facts, keys, now=now, ask=ask)
         return found if isinstance(found, NeedKeys) else passed.completed(found)
+
+    def remember(
+        self,
+        wanted: Wanted,
+        context: AuthContext,
+        connection: Connection,
+        request: HttpRequest,
+        keys: KeySnapshot,
+        *,
+        now: float,
+    ) -> None:
+        """Remember what was just decided, if it may be.
+
+        What is remembered is judged once more, of nothing but what it will be found by: whatever else had a part in
+        the decision, such a decision is not remembered.
+
+        Args:
+            wanted: where it belongs.
+            context: what :meth:`judge` said.
+            connection: as it was judged.
+            request: as it was judged.
+            keys: the same snapshot.
+            now: the same moment.
+        """
+        memo = self.memo
+        if memo is None or wanted.memo is not memo or not context.decision.allowed:
+            return
+        request = wanted.reduced(request)
+        config = self.config
+        facts = read_request(
+            request, config.path_normalization, config.ambiguous_paths, compatibility=config.compatibility
+        )
+        window = None if isinstance(facts, Refusal) else self.tokens.window(facts, keys, now)
+        again = self.judge(connection, request, keys, now=now)
+        if window is None or again != context or not isinstance(again, AuthContext):
+            return
+        place = find_token(again.token, request.headers) if again.token else None
+        if again.token and place is None:
+            return
+        peer = connection.peer
+        ends = math.inf if peer is None or peer.not_after is None else peer.not_after
+        kept = replace(again, decision=lasting(again.decision, self.rules.headers), token=None)
+        memo.add(wanted, Remembered(kept, place, window[0], min(window[1], ends)), keys)
 
     def _judge_checked(
         self,

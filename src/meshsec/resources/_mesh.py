@@ -255,6 +255,7 @@ class MeshConfig:
         keys: how key sets are kept.
         issuers: ``iss`` to what is different for that issuer's keys.
         allow_no_policy: whether a workload without any policy may start.
+        decision_memo: whether what was allowed is remembered for requests like an earlier one.
         problem_details: whether refused clients that ask for JSON get it (RFC 9457), in place of Istio's text.
         extension_providers: the external authorizers that CUSTOM policies may name; None: one that this program
             brings along (``Mesh(providers=…)``, ``mesh.provider``).
@@ -275,6 +276,7 @@ class MeshConfig:
     keys: KeysConfig = field(default_factory=KeysConfig)
     issuers: Mapping[str, IssuerConfig] = field(default_factory=lambda: _EMPTY)
     allow_no_policy: bool = False
+    decision_memo: bool = True
     problem_details: bool = False
     extension_providers: Mapping[str, ExtAuthzHttp | None] = field(default_factory=lambda: _EMPTY)
     forwarded_identity: ForwardedIdentity | None = None

@@ -252,6 +252,7 @@ class _MeshShape(Model):
     issuers: Mapping[Text, IssuerConfig] = Field(default_factory=dict)
     allow_no_policy: Flag = False
     forwarded_identity: ForwardedIdentity | None = None
+    decision_memo: Flag = True
     problem_details: Flag = False
 
     @field_validator("trust_bundles")
@@ -303,6 +304,7 @@ class _MeshShape(Model):
                 keys=self.keys.below(folder),
                 issuers={name: issuer.below(folder) for name, issuer in self.issuers.items()},
                 allow_no_policy=self.allow_no_policy,
+                decision_memo=self.decision_memo,
                 problem_details=self.problem_details,
                 forwarded_identity=self.forwarded_identity,
                 num_trusted_proxies=config.default_config.gateway_topology.num_trusted_proxies,

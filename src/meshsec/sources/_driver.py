@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from ..attributes import AuthContext, Connection, HttpRequest
 from ..decision import Decision, Outcome, Reason
-from ..policy import CheckAnswer, NeedCheck, NeedKeys, WorkloadPolicy
+from ..policy import CheckAnswer, NeedCheck, NeedKeys, Wanted, WorkloadPolicy
 from ._check import Authorizers
 from ._keys import KeyStore
-from ._policies import PolicyKeeper
+from ._policies import PolicyKeeper, PolicyVersion
 
 __all__ = ["Driver"]
 
@@ -39,28 +39,42 @@ class Driver:
         self._keys = keys
         self._authorizers = authorizers
 
-    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
         version, answers = self._policies.current, _Answers()
-        while not isinstance(found := self._ask(version.policy, connection, request, answers), AuthContext):
+        found = self._ask(version.policy, connection, request, answers, wanted)
+        while not isinstance(found, AuthContext):
             if isinstance(found, NeedCheck):
                 answers.append(self._authorizers.ask(found, version.config.extension_providers.get(found.provider)))
             else:
                 self._keys.wait(found)
                 answers.append(found)
+            found = self._ask(version.policy, connection, request, answers)
         return found
 
-    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
-        """As :meth:`judge`, without blocking the event loop."""
-        version, answers = self._policies.current, _Answers()
-        while not isinstance(found := self._ask(version.policy, connection, request, answers), AuthContext):
+    def judge_soon(
+        self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None
+    ) -> AuthContext | Coroutine[Any, Any, AuthContext]:
+        """As :meth:`judge`, but where something must be asked first, that is to be awaited."""
+        version = self._policies.current
+        found = self._ask(version.policy, connection, request, (), wanted)
+        return found if isinstance(found, AuthContext) else self._answered(version, connection, request, found)
+
+    async def _answered(
+        self, version: PolicyVersion, connection: Connection, request: HttpRequest, found: NeedKeys | NeedCheck
+    ) -> AuthContext:
+        answers = _Answers()
+        while True:
             if isinstance(found, NeedCheck):
                 settings = version.config.extension_providers.get(found.provider)
                 answers.append(await self._authorizers.ask_async(found, settings))
             else:
                 await self._keys.wait_async(found)
                 answers.append(found)
-        return found
+            judged = self._ask(version.policy, connection, request, answers)
+            if isinstance(judged, AuthContext):
+                return judged
+            found = judged
 
     def _ask(
         self,
@@ -68,11 +82,16 @@ class Driver:
         connection: Connection,
         request: HttpRequest,
         answers: Sequence[NeedKeys | CheckAnswer],
+        wanted: Wanted | None = None,
     ) -> AuthContext | NeedKeys | NeedCheck:
         try:
             if len(answers) > 1 + len(policy.custom.providers):
                 raise RuntimeError("the policy asks without end")
-            return policy.judge(connection, request, self._keys.snapshot(), now=time.time(), answers=answers)
+            keys, now = self._keys.snapshot(), time.time()
+            found = policy.judge(connection, request, keys, now=now, answers=answers)
+            if wanted is not None and isinstance(found, AuthContext):
+                policy.remember(wanted, found, connection, request, keys, now=now)
+            return found
         except Exception:  # noqa: BLE001 - whatever breaks in here, the door stays shut
             # The traceback goes to the log and never to the caller.
             _log.exception("a request could not be judged and was refused")

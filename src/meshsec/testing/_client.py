@@ -16,7 +16,7 @@ from ..authn import KeySnapshot, KeySource, KeyState
 from ..decision import Decision
 from ..mesh import Mesh
 from ..middleware import Transport, asgi, wsgi
-from ..policy import CheckAnswer, NeedCheck
+from ..policy import CheckAnswer, NeedCheck, RequestLine, Wanted
 from ..resources import MeshConfig
 from ..sources import Authorizers, Dialled, Provider
 from ._django import django_client, is_django
@@ -63,7 +63,12 @@ class StandIn:
         """The one that was made up."""
         return self._connection
 
-    def judge(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    def recall(
+        self, connection: Connection, line: RequestLine, names: tuple[Any, ...], values: Sequence[Any]
+    ) -> None:
+        """Nothing: each of a test's requests is judged."""
+
+    def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:  # noqa: ARG002
         """By the policy in force now, with the keys and answers at hand."""
         answers: list[CheckAnswer] = []
         while not isinstance(found := self._ask(connection, request, answers), AuthContext):
@@ -71,7 +76,12 @@ class StandIn:
         self.last = found.decision
         return found
 
-    async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
+    async def judge_soon(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        wanted: Wanted | None = None,  # noqa: ARG002
+    ) -> AuthContext:
         """The same."""
         answers: list[CheckAnswer] = []
         while not isinstance(found := self._ask(connection, request, answers), AuthContext):

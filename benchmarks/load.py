@@ -1,0 +1,60 @@
+"""A load generator: keep-alive connections, one request in flight on each, the next one when the answer is in.
+
+``python -m benchmarks.load PORT CONNECTIONS SECONDS < request`` prints the answers of one second. It runs in a
+process of its own and does no more than the kernel asks for, so that on a machine with two processors the server is
+what is measured. Every answer must be the one that the benchmarks' applications give.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from typing import Final
+
+_BODY: Final = b"\r\n\r\nhello"
+_GOOD: Final = b"HTTP/1.1 200"
+_READ: Final = 65536
+
+
+def load(port: int, connections: int, seconds: float, request: bytes) -> float:
+    """Answers in one second. Raises SystemExit where an answer is another one."""
+    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+    poll = select.epoll()
+    begun: dict[int, bytes] = {}
+    for each in sockets:
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        poll.register(each.fileno(), select.EPOLLIN)
+        each.sendall(request)
+    answers, start = 0, time.perf_counter()
+    until = start + seconds
+    while time.perf_counter() < until:
+        for number, _ in poll.poll(1.0):
+            data = os.read(number, _READ)
+            if not data.endswith(_BODY):
+                data = begun.pop(number, b"") + data
+                if not data.endswith(_BODY):
+                    begun[number] = _unless_wrong(data)
+                    continue
+            if not data.startswith(_GOOD):
+                raise SystemExit(f"not the answer: {data!r}")
+            answers += 1
+            os.write(number, request)
+    rate = answers / (time.perf_counter() - start)
+    for each in sockets:
+        each.close()
+    return rate
+
+
+def _unless_wrong(data: bytes) -> bytes:
+    """The beginning of an answer, which may come in pieces."""
+    if not data or (len(data) >= len(_GOOD) and not data.startswith(_GOOD)):
+        raise SystemExit(f"not the answer: {data!r}")
+    return data
+
+
+if __name__ == "__main__":
+    port, connections, seconds = sys.argv[1:]
+    print(load(int(port), int(connections), float(seconds), sys.stdin.buffer.read()))
