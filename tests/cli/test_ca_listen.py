@@ -464,6 +464,8 @@ MISTAKES = [
     (["--listen-token", "127.0.0.1:0", "--token-rules", "rules.yaml"], "--listen-name"),
     (["--listen-token", "127.0.0.1:0", "--listen-name", "ca.mesh"], "--token-rules"),
     (["--listen", "127.0.0.1:0", "--once"], "--once"),
+    (["--listen-bundle", "127.0.0.1:0", "--once"], "--once"),
+    (["--listen-bundle", "8443"], "host:port"),
     (["--listen", "127.0.0.1:0", "--listen-name", "a", "--dns-name", "a"], "pose"),
 ]
 

@@ -1,13 +1,15 @@
-"""``meshsec ca run --listen --listen-token``: issuing to workloads elsewhere, who prove who they are.
+"""What ``meshsec ca run`` listens for: workloads elsewhere that prove who they are, and partners to federate with.
 
-Two listeners, so that neither has to guess: one demands a client certificate and believes nothing else, the other
-asks for none and believes nothing but a token. This file must not know how HTTP is served.
+Separate listeners, so that none has to guess: one demands a client certificate and believes nothing else, one asks
+for none and believes nothing but a token, one asks for nothing and tells only what is public. This file must not know
+how HTTP is served.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +45,7 @@ class Listening:
         token_rules: RequestAuthentication resources: whose tokens are taken.
         listen_names: DNS names in the certificate of the endpoint.
         ttl: of what is issued, seconds.
+        listen_bundle: ``host:port`` of the bundle endpoint; None: there is none.
     """
 
     listen: tuple[str, int] | None
@@ -50,6 +53,12 @@ class Listening:
     token_rules: Path | None
     listen_names: tuple[str, ...]
     ttl: float
+    listen_bundle: tuple[str, int] | None = None
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it listens at all."""
+        return bool(self.listen or self.listen_token or self.listen_bundle)
 
 
 def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -66,6 +75,7 @@ _OPTIONS: Final = (
         "--listen", callback=_address, help="host:port: renews the identity that a client certificate shows."
     ),
     click.option("--listen-token", callback=_address, help="host:port: issues to a service account's token."),
+    click.option("--listen-bundle", callback=_address, help="host:port: a SPIFFE bundle endpoint (https_spiffe)."),
     click.option("--token-rules", type=_PATH, help="RequestAuthentication resources: whose tokens are taken."),
     click.option("--listen-name", "listen_names", multiple=True, help="A DNS name of the endpoint; may be repeated."),
 )
@@ -105,7 +115,7 @@ def listening(options: Listening, authority: AuthorityFolder, accounts: Accounts
         ConfigError: the token rules cannot be used.
         OSError: it cannot listen there.
     """
-    if not (options.listen or options.listen_token):
+    if not options.anywhere:
         yield lambda: None
         return
     accounts()
@@ -119,6 +129,9 @@ def listening(options: Listening, authority: AuthorityFolder, accounts: Accounts
         if options.listen_token:
             mesh = stack.enter_context(_judge(options.token_rules, authority.authority.trust_domain))
             _open(stack, options.listen_token, lambda: material.plain, _by_token(endpoint, mesh), "tokens")
+        if options.listen_bundle:
+            answer = _bundle(AuthorityFolder(authority.folder))
+            _open(stack, options.listen_bundle, lambda: material.public, answer, "the bundle")
         yield material.refresh
 
 
@@ -154,15 +167,17 @@ class _Material:
             own = endpoint_id(authority.trust_domain)
             svid = authority.issue_x509_svid(own, ttl=self._ttl, dns_names=self._names, requester="ca endpoint")
             self.plain, self._signer = _plain_context(svid), signer
+            self.public = _plain_context(svid, ssl.TLSVersion.TLSv1_2)  # federation asks for it (section 5)
         lists = self._authority.crl()
         revoked = Revocations.from_pem(lists, authority.bundle.x509_authorities) if lists else Revocations()
         self.source.replace(svid=svid, bundles=X509BundleSet([authority.bundle]), revoked=revoked)
 
 
-def _plain_context(svid: X509Svid) -> ssl.SSLContext:
+def _plain_context(svid: X509Svid, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
     """The first contact has no certificate yet: none is asked for, so none can be mistaken for a proof."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = minimum
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.num_tickets = 0
     load_svid(context, svid)
     return context
@@ -193,6 +208,23 @@ def _by_token(endpoint: CsrEndpoint, mesh: Mesh) -> Answerer:
             return Requester(found, f"csr: token of {context.principal.issuer}")
 
         return endpoint.answer(request.method, request.target, body, authenticate)
+
+    return answer
+
+
+def _bundle(authority: AuthorityFolder) -> Answerer:
+    """``GET /`` gives the trust domain's bundle to anybody (SPIFFE Federation, section 5.2.2.3)."""
+    lock = threading.Lock()  # a folder's handle is for one thread
+
+    def answer(request: HttpRequest, body: bytes, connection: ssl.SSLSocket) -> CsrAnswer:  # noqa: ARG001
+        if (request.method, request.target) != ("GET", "/"):
+            return CsrAnswer(404, b'{"code": "not_found", "message": "there is GET /"}')
+        try:
+            with lock:
+                return CsrAnswer(200, authority.authority.bundle_document())
+        except (MeshsecError, OSError) as error:
+            _log.warning("the bundle could not be read: %s", error)
+            return CsrAnswer(503, b'{"code": "unavailable", "message": "the bundle cannot be read at present"}')
 
     return answer
 

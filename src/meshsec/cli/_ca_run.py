@@ -95,7 +95,7 @@ def _accounts(read: Callable[[], Sequence[ServiceAccount]], trust_domain: TrustD
 
 
 def _check(listens: Listening, dns_names: tuple[str, ...], *, once: bool) -> None:
-    if once and (listens.listen or listens.listen_token):
+    if once and listens.anywhere:
         raise click.UsageError("--once does not listen")
     if listens.listen_token and not (listens.listen_names and listens.token_rules):
         raise click.UsageError("--listen-token needs --listen-name, by which clients know it, and --token-rules")

@@ -44,22 +44,24 @@ def fetch_bundle(
     """
     url, deadline = relation.endpoint or "", time.monotonic() + timeout
     for _ in range(MAX_REDIRECTS + 1):
-        _check_url(url)
         left = max(deadline - time.monotonic(), 0.001)
         result = fetch(url, timeout=left, max_bytes=MAX_BYTES, asking=_asking(relation, url, voucher))
         if result.status not in _REDIRECTS:
             return read_bundle(domain, good_body(url, result))
-        url = urljoin(url, result.headers.get("location", ""))
+        url = _redirected(url, result.headers.get("location", ""))
     raise KeysUnavailableError(f"more than {MAX_REDIRECTS} redirects from {relation.endpoint}")
 
 
-def _check_url(url: str) -> None:
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads, if a bundle endpoint may be there; the configured URL was judged where it was read."""
     try:
-        parts = urlsplit(url)
+        target = urljoin(url, location)
+        parts = urlsplit(target)
     except ValueError:
-        parts = urlsplit("")
+        target, parts = "", urlsplit("")
     if parts.scheme != "https" or parts.username is not None or parts.password is not None or not parts.hostname:
-        raise KeysUnavailableError("a bundle endpoint led to what is not an https URL without user and password")
+        raise KeysUnavailableError("a bundle endpoint leads to what is not an https URL without user and password")
+    return target
 
 
 def _asking(relation: TrustBundle, url: str, voucher: X509Bundle | None) -> Asking:

@@ -165,10 +165,17 @@ class _Endpoint:
         moment = self.clock()
         forked, self.process = self.process != os.getpid(), os.getpid()
         if moment >= self.due_at or (forked and self.fetched_at is None):  # whose first fetch stayed with the parent
-            # Whatever comes of it, the next one is due an interval later; a fetch never lasts that long.
-            self.due_at = moment + self._interval()
-            Thread(target=self.refresh, args=(self._voucher(known),), name="meshsec-bundle", daemon=True).start()
+            self._begin(moment, self._voucher(known))
         return self.document.x509 if self.document else None
+
+    def _begin(self, moment: float, voucher: X509Bundle | None) -> None:
+        server = self.relation.spiffe_id
+        if server and voucher is None:
+            self.failure = _tell(self.domain, f"nothing is known yet that vouches for {server}", self.failure)
+            return
+        # Whatever comes of it, the next one is due an interval later; a fetch never lasts that long.
+        self.due_at = moment + self._interval()
+        Thread(target=self.refresh, args=(voucher,), name="meshsec-bundle", daemon=True).start()
 
     def refresh(self, voucher: X509Bundle | None) -> None:
         """Fetch once. Raises nothing."""
