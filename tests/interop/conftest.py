@@ -9,9 +9,9 @@ import os
 from importlib.util import find_spec
 
 _OF_ENVOY = ["test_envoy.py", "test_differences.py", "test_tokens.py"]
-_OF_NODE = ["test_provider.py"]
+_LARGE = ["test_provider.py", "test_spire.py"]
 
 collect_ignore_glob = [
     *([] if find_spec("envoy") else _OF_ENVOY),
-    *([] if os.environ.get("MESHSEC_FULL") else _OF_NODE),
+    *([] if os.environ.get("MESHSEC_FULL") else _LARGE),
 ]

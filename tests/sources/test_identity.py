@@ -11,6 +11,7 @@ import pytest
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.errors import SvidError
 from meshsec.sources import AuthorityIdentity, FileIdentity, IdentityKeeper
+from meshsec.sources._identity import DEFAULT_FOLDERS
 from meshsec.spiffe import SpiffeId
 
 NOW = 1_800_000_000.0
@@ -222,6 +223,26 @@ def test_every_layout_is_read(tmp_path: Path, authority: CertificateAuthority, n
     keeper = IdentityKeeper(FileIdentity(tmp_path, "cluster.local"), expected=ID)
     keeper.load(NOW)
     assert serial(keeper) == expected
+
+
+@LAYOUTS
+@pytest.mark.parametrize("mounted", [[0], [1], [2], [0, 1], [1, 2]], ids=str)
+def test_the_first_folder_that_holds_a_chain_is_meant(
+    tmp_path: Path, authority: CertificateAuthority, names: tuple[str, str, str], mounted: list[int]
+) -> None:
+    """In the order in which Istio's agent looks; an empty folder is nobody's."""
+    folders = [tmp_path / name for name in "abc"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        if number in mounted:
+            _laid_out(folder, names, authority)
+    assert FileIdentity.mounted("cluster.local", folders).folder == folders[mounted[0]]
+
+
+def test_without_any_chain_the_first_folder_is_waited_for(tmp_path: Path) -> None:
+    """As everywhere, a mesh may start before its certificates."""
+    assert FileIdentity.mounted("cluster.local", [tmp_path, tmp_path / "b"]).folder == tmp_path
+    assert FileIdentity.mounted("cluster.local").folder in DEFAULT_FOLDERS
 
 
 @LAYOUTS

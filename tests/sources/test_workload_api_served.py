@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -100,6 +101,15 @@ def _until(holds: object) -> None:
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_missing_extra_is_an_error_at_the_start(
+    folder: Path, agents: tuple[Agent, Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a package."""
+    monkeypatch.setitem(sys.modules, "meshsec.sources._workload_api_call", None)
+    with pytest.raises(ConfigError, match=r"pip install 'meshsec\[workload-api\]'"):
+        Mesh.load(folder, workload="served")
 
 
 AGENT = "MESHSEC_IDENTITY_WORKLOAD_API"

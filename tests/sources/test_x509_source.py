@@ -88,3 +88,15 @@ def test_a_key_that_does_not_fit_is_refused(source: X509Source) -> None:
     source.svid = SimpleNamespace(certificates=source.svid.certificates, private_key=other.private_key)  # type: ignore[assignment]
     with pytest.raises(SvidError, match="key"):
         X509SourceIdentity(source).read(NOW)
+
+
+def test_what_an_agent_has_denied_is_used_until_it_ends(source: X509Source, caplog: pytest.LogCaptureFixture) -> None:
+    """py-spiffe goes on handing it out and says nothing; its end is said aloud, and nothing is served any longer."""
+    keeper = IdentityKeeper(X509SourceIdentity(source), expected=ID)
+    keeper.load(NOW)
+    keeper.refresh(source.svid.not_after)
+    assert keeper.status()["failure"] is None
+    assert "expired" not in caplog.text
+    keeper.refresh(source.svid.not_after + 1)
+    keeper.refresh(source.svid.not_after + 2)
+    assert caplog.text.count("our own certificate has expired") == 1

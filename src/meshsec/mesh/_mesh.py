@@ -314,6 +314,8 @@ class Mesh:
         if self._identity is None:
             return
         self._identity.refresh(time.time())
+        if self._stop.is_set():  # closed meanwhile: what this turn may have opened again is closed again
+            self._identity.close()
         self._contexts.prepare()
 
     def _after_fork(self) -> None:

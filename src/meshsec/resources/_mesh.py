@@ -111,7 +111,8 @@ class IdentityConfig:
     """Where a workload's X.509-SVID comes from; exactly one is set.
 
     Attributes:
-        files: a folder that holds cert-chain.pem, key.pem and root-cert.pem (istio.io: file-mounted certificates).
+        files: a folder that holds cert-chain.pem, key.pem and root-cert.pem (istio.io: file-mounted certificates);
+            ``default``: where platforms mount them.
         development_authority: a folder with a certificate authority that this process signs with: tests and laptops.
         csr: the https URL of an authority that signs a key made here, to whoever shows the token.
         token_file: for ``csr``: a service account's token, read anew each time.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..ca import AuthorityFolder, CertificateAuthority
-from ..errors import ConfigError, MeshsecError, SvidError
+from ..errors import ConfigError, MeshsecError
 from ..resources import IdentityConfig, MeshConfig, Workload, workload_api_address
 from ._csr import CsrIdentity, CsrServer
 from ._federation import Federation
@@ -21,6 +21,8 @@ __all__ = ["configured_identity", "kept_identity"]
 _log: Final = logging.getLogger("meshsec")
 
 _FROM_ENVIRONMENT: Final = "environment"
+_DEFAULT: Final = "default"
+_HOPELESS: Final = frozenset({"wrong_identity", "extra_missing"})
 
 
 def configured_identity(workload: Workload, config: MeshConfig, folder: Path) -> IdentitySource | None:
@@ -30,6 +32,8 @@ def configured_identity(workload: Workload, config: MeshConfig, folder: Path) ->
         ConfigError: it names two places, or none where it should.
     """
     given = _from_environment() or workload.identity
+    if given and given.files == _DEFAULT:
+        return FileIdentity.mounted(config.trust_domain)
     if given and given.files:
         return FileIdentity(folder / given.files, config.trust_domain)
     if given and given.workload_api:
@@ -83,7 +87,7 @@ def kept_identity(source: IdentitySource, workload: Workload, config: MeshConfig
     """A keeper with what the source holds now, if it holds anything yet.
 
     Raises:
-        ConfigError: ``wrong_identity``: it is somebody else's, which waiting does not mend.
+        ConfigError: what waiting does not mend: ``wrong_identity``, it is somebody else's; ``extra_missing``.
     """
     keeper = IdentityKeeper(
         source,
@@ -93,11 +97,10 @@ def kept_identity(source: IdentitySource, workload: Workload, config: MeshConfig
     )
     try:
         keeper.load(time.time())
-    except SvidError as error:
-        if error.code == "wrong_identity":
+    except (MeshsecError, OSError) as error:
+        if isinstance(error, MeshsecError) and error.code in _HOPELESS:
+            keeper.close()
             raise ConfigError(str(error), code=error.code) from error
-        keeper.refresh(time.time())
-    except (MeshsecError, OSError):
         # Not there yet, as at the start of a pod: handshakes fail until it is. Logged by the keeper.
         keeper.refresh(time.time())
     return keeper

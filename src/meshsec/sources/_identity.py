@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from ..ca import AuthorityFolder, CertificateAuthority
 from ..errors import MeshsecError, SvidError
@@ -33,6 +33,13 @@ _log: Final = logging.getLogger("meshsec.identity")
 
 WITHDRAWN: Final = "identity_withdrawn"
 """The code of the error that says: there was an identity, and it must not be used any longer."""
+
+# Where platforms mount them, in the order in which Istio's agent looks; the last is cert-manager's for SPIFFE.
+DEFAULT_FOLDERS: Final = (
+    Path("/etc/certs"),
+    Path("/var/run/secrets/workload-spiffe-credentials"),
+    Path("/var/run/secrets/spiffe.io"),
+)
 
 # Chain (leaf first), key, authorities, what they revoked.
 _LAYOUTS: Final = (
@@ -116,6 +123,12 @@ class FileIdentity:
 
     folder: Path
     trust_domain: str
+
+    @classmethod
+    def mounted(cls, trust_domain: str, folders: Sequence[Path] = DEFAULT_FOLDERS) -> Self:
+        """Of the folders where platforms mount certificates, the first that holds any; if none does, the first."""
+        chains = ((folder, folder / names[0]) for folder in folders for names in _LAYOUTS)
+        return cls(next((folder for folder, chain in chains if chain.exists()), folders[0]), trust_domain)
 
     @property
     def origin(self) -> str:

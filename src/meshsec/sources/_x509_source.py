@@ -51,6 +51,9 @@ class X509SourceIdentity:
 
     Both are taken from one snapshot. Bundles of other trust domains come from ``trustBundles``, as ever. The source
     is its owner's to close; while it fails, the last good identity goes on.
+
+    What an agent denies is used until it ends: py-spiffe's source goes on handing out the old SVID, which cannot be
+    seen from here. ``identity: {workloadApi: …}`` stops at once.
     """
 
     source: _X509Source
