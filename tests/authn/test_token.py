@@ -97,6 +97,7 @@ def test_what_istio_does_not_know_is_not_taken() -> None:
         ("exp", {}, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not an integer"),
         ("exp", -1, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not a positive 64 bit integer"),
         ("exp", 1 << 64, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not a positive 64 bit integer"),
+        ("exp", (1 << 64) - 1, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not a positive 64 bit integer"),
         ("exp", 1e30, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not a positive 64 bit integer"),
         ("exp", None, Reason.JWT_NO_EXPIRY, "Jwt payload [exp] field is required"),
         ("exp", 0, Reason.JWT_EXPIRED, "Jwt is expired"),
@@ -158,6 +159,11 @@ def test_a_payload_has_one_reading(payload: bytes) -> None:
         ({"nbf": NOW}, NOW - 60, None),
         ({"nbf": NOW}, NOW - 61, Reason.JWT_NOT_YET_VALID),
         ({"iat": NOW + 3600}, NOW, None),
+        ({"iat": 0.0, "nbf": 0.0}, NOW, None),
+        ({"iat": -0.5}, NOW, Reason.JWT_CLAIM_TYPE),
+        ({"exp": (1 << 64) - 2048, "iat": 1 << 48}, NOW, None),
+        ({"exp": (1 << 48) - 1, "iat": (1 << 48) + 1}, NOW, None),
+        ({"exp": 0.5}, NOW, Reason.JWT_EXPIRED),
     ],
 )
 def test_times_have_a_minute_of_skew(changes: dict[str, Any], now: float, code: Reason | None) -> None:

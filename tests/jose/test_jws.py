@@ -21,6 +21,7 @@ from meshsec.jose import (
     SYMMETRIC_ALGORITHMS,
     KeySet,
     SigningKey,
+    _jws,
     parse_jws,
     sign_jws,
     verify_jws,
@@ -239,6 +240,81 @@ FORMS: list[tuple[str, Callable[[], str | bytes], str]] = [
 def test_a_form_that_is_not_the_compact_one_is_refused(make: Callable[[], str | bytes], code: str) -> None:
     """Each is the good token but for one change."""
     assert code_of(make()) == code
+
+
+def sized(header: int, payload: int) -> str:
+    """A good token whose segments have so many characters; base64url has no length of 4n + 1."""
+    head = json.dumps(GOOD).encode().ljust(header * 3 // 4)
+    body = b"{}".ljust(payload * 3 // 4)
+    token = raw(head, body, KEY)
+    assert [len(segment) for segment in token.split(".")[:2]] == [header, payload]
+    return token
+
+
+HEADER_LIMIT, TOKEN_LIMIT = 8 * 1024, 32 * 1024
+REST = len(f"..{SIGNATURE}")
+
+
+@pytest.mark.parametrize(
+    ("fits", "does_not"),
+    [
+        ((HEADER_LIMIT, 16), (HEADER_LIMIT + 2, 16)),
+        ((100, TOKEN_LIMIT - REST - 100), (102, TOKEN_LIMIT - REST - 100)),
+        ((102, TOKEN_LIMIT - REST - 102), (103, TOKEN_LIMIT - REST - 102)),
+    ],
+)
+def test_sizes_are_bounded_to_the_character(fits: tuple[int, int], does_not: tuple[int, int]) -> None:
+    """The longest that is read, and one that is longer."""
+    assert verify_jws(sized(*fits), KEYS, EVERY)
+    assert code_of(sized(*does_not)) == "jwt_too_large"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (f"{HEADER}!.{PAYLOAD}.{SIGNATURE}", "Jwt header is an invalid Base64url encoded"),
+        (f"{HEADER}.{PAYLOAD}!.{SIGNATURE}", "Jwt payload is an invalid Base64url encoded"),
+        (f"{HEADER}.{PAYLOAD}.{SIGNATURE}!", "Jwt signature is an invalid Base64url encoded"),
+        (f"{encode(b'[]')}.{PAYLOAD}.{SIGNATURE}", "Jwt header is an invalid JSON"),
+        (f"{encode({'alg': 'none'})}.{PAYLOAD}.{SIGNATURE}", "Jwt header [alg] is not supported"),
+        (f"{encode({'alg': 7})}.{PAYLOAD}.{SIGNATURE}", "Jwt header [alg] field is required and must be a string"),
+        (
+            f"{encode({'alg': 'ES256', 'kid': 7})}.{PAYLOAD}.{SIGNATURE}",
+            "Jwt header [kid] field is not a string",
+        ),
+    ],
+)
+def test_the_messages_are_istios(token: str, message: str) -> None:
+    """Word for word, for clients that know them."""
+    with pytest.raises(TokenError) as caught:
+        parse_jws(token)
+    assert str(caught.value) == message
+
+
+def test_what_is_overlooked_once_is_not_overlooked_for_ever() -> None:
+    """A header that verified leniently, extension and all, is unknown to those who read strictly; and well-read."""
+    for header in ({**GOOD, "crit": ["x"]}, {**GOOD, "b64": True}):
+        token = raw(header, claims(), KEY)
+        for _ in range(2):
+            parse_jws(token, lenient=True).verify(KEYS, EVERY)
+            assert code_of(token) == "jwt_critical_header"
+    padded = f"{HEADER}.{PAYLOAD}.{SIGNATURE}=="
+    for _ in range(2):
+        parse_jws(padded, lenient=True).verify(KEYS, EVERY)
+        assert code_of(padded) == "jwt_malformed"
+
+
+def test_headers_are_remembered_within_bounds_and_only_of_good_tokens() -> None:
+    """A thousand good headers leave room for 256, a forged one none; what is read again says the same."""
+    _jws._headers.clear()
+    for number in range(1000):
+        token = raw({**GOOD, "n": number}, claims(), KEY)
+        first, again = verify_jws(token, KEYS, EVERY), verify_jws(token, KEYS, EVERY)
+        assert first == again == (parse_jws(token, lenient=True).unverified_header, first[1])
+        assert 1 <= len(_jws._headers) <= 256
+    before = dict(_jws._headers)
+    assert code_of(raw({**GOOD, "n": "forged"}, claims(), ATTACKER)) == "jwt_signature"
+    assert _jws._headers == before
 
 
 @pytest.mark.parametrize(

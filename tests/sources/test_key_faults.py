@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,50 @@ def test_an_issuers_certificate_must_hold(
             with pytest.raises(KeysUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
                 fetch(server.url, timeout=5)
             assert server.requests == []
+
+
+def test_an_outage_is_told_when_it_begins(caplog: pytest.LogCaptureFixture) -> None:
+    """With the first fetch that fails, not with a later one."""
+    now, issuer = 1000.0, Issuer()
+    store = KeyStore([SOURCE], CONFIG, clock=lambda: now, fetch=issuer)
+    issuer.up = False
+    for _ in range(3):
+        store.wait(NEED)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        now += CONFIG.cooldown
+
+
+def test_a_wait_is_as_long_as_the_caller_says() -> None:
+    """And no longer, though the fetch may take its time."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def fetch(_: str, *, timeout: float) -> FetchResult:
+        asked.set()
+        assert answer.wait(30)
+        return FetchResult(200, BODY)
+
+    store = KeyStore([SOURCE], replace(CONFIG, timeout=20), fetch=fetch)
+    began = time.monotonic()
+    store.wait(NEED, 0.01)
+    assert asked.wait(10)
+    assert time.monotonic() - began < 15
+    answer.set()
+    assert settled(store).snapshot()[SOURCE].keys == KEYS
+
+
+def test_new_sources_are_fetched_where_the_store_runs() -> None:
+    """At once, by a store that was started, and by nobody else; the same sources again change nothing."""
+    other = KeySource("https://other.example", "https://other.example/jwks")
+    for running in (False, True):
+        issuer = Issuer()
+        store = KeyStore([SOURCE], CONFIG, fetch=issuer)
+        if running:
+            store.start()
+            settled(store)
+        before = store.snapshot()
+        store.replace([SOURCE])
+        assert store.snapshot() is before
+        store.replace([SOURCE, other])
+        assert issuer.asked == (2 if settled(store) and running else 0)
+        assert (store.snapshot()[other].keys == KEYS) == running
+        store.close()
