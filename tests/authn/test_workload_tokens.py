@@ -224,3 +224,17 @@ def test_they_are_remembered_like_others() -> None:
     assert rule.inline.cache is not None
     assert len(rule.inline.cache._young) == 1
     assert judged(svid(exp=int(time.time()) - NOW), policy).decision.reason is not Reason.ALLOW_RULE
+
+
+def test_a_legacy_policy_names_its_audiences_too() -> None:
+    """What does not go together is a configuration error there as well, with its place."""
+    legacy = """
+apiVersion: authentication.istio.io/v1alpha1
+kind: Policy
+metadata: {{name: default, namespace: prod}}
+spec: {{origins: [{{jwt: {{issuer: "{domain}", jwksUri: "https://bundle.example/"{more}}}}}]}}
+"""
+    with pytest.raises(ConfigError, match=r"spec\.origins\[0\]\.jwt\.issuer: a JWT-SVID is for somebody"):
+        WorkloadPolicy.compile(parse(legacy.format(domain=DOMAIN, more="")), WORKLOAD, CONFIG)
+    named = parse(legacy.format(domain=DOMAIN, more=", audiences: [reviews]"))
+    assert WorkloadPolicy.compile(named, WORKLOAD, CONFIG).sources

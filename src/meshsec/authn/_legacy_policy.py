@@ -194,9 +194,13 @@ def _rules(policy: Policy | MeshPolicy, jwts: Iterable[Jwt], config: MeshConfig)
             own = config.issuers.get(jwt.issuer)
             cached = config.keys.token_cache
             rules.append(Rule.of(_rule(jwt), trigger, config.compatibility, token_cache=cached, own=own))
-        except KeysUnavailableError as error:
-            name = f"{policy.kind} {policy.id}"
-            problems.append(Problem(str(error), policy.location, None, None, name, f"spec.origins[{index}].jwt.jwks"))
+        except (KeysUnavailableError, ValueError) as error:
+            field_path = (
+                f"spec.origins[{index}].jwt.{'jwks' if isinstance(error, KeysUnavailableError) else 'issuer'}"
+            )
+            problems.append(
+                Problem(str(error), source=policy.location, resource=f"{policy.kind} {policy.id}", field=field_path)
+            )
     if problems:
         raise ConfigError(problems)
     return rules
