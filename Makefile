@@ -42,6 +42,8 @@ docs: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(RUN) benchmarks.decide
 	$(RUN) benchmarks.policy
+	$(RUN) benchmarks.jwt
+	$(RUN) benchmarks.middleware
 	$(RUN) benchmarks.ca
 	$(RUN) benchmarks.tls
 	$(RUN) benchmarks.sidecar

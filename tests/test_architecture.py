@@ -55,7 +55,6 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "tls": frozenset({"cryptography"}),
     "jose": frozenset({"cryptography", "joserfc"}),
     "matching._regex": frozenset({"re2"}),
-    "authn": frozenset({"cachetools"}),
     "resources": frozenset({"pydantic", "pydantic_core", "yaml"}),
     "sources._line": frozenset({"urllib3"}),
     "sources._workload_api_call": frozenset({"h2"}),

@@ -261,3 +261,33 @@ def test_no_secret_shows() -> None:
     facts = read_request(request, PathNormalization.BASE, "refuse")
     assert isinstance(facts, RequestFacts)
     assert "s3cret" not in repr(request) + repr(facts)
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        ("Bearer a", False),
+        ('Digest username="x", realm="a, Bearer b", nc = 1', False),
+        ("AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-date, Signature=c", False),
+        ('Digest realm="left open, Bearer b', False),
+        ("Bearer a,Bearer b", True),
+        ("Bearer a, Basic eDp5", True),
+        ('Digest realm="x", Bearer b', True),
+        (r'Digest realm="\"", Bearer b', True),
+        ("Bearer a,Negotiate", True),
+        ("Bearer a,", True),
+        (",Bearer a", True),
+        ("Bearer a,,x=y", True),
+    ],
+)
+def test_two_authorization_lines_that_a_server_joined(value: str, refused: bool) -> None:
+    """Only parameters go on behind a comma; and where lines are not joined, a comma says nothing."""
+    request = HttpRequest("GET", "/", None, (("host", "a"), ("authorization", value)), "http")
+    one = read_request(request, PathNormalization.BASE, "refuse")
+    joined = read_request(replace(request, joined_headers=True), PathNormalization.BASE, "refuse")
+    istio = read_request(
+        replace(request, joined_headers=True), PathNormalization.BASE, "refuse", compatibility="istio"
+    )
+    assert isinstance(one, RequestFacts)
+    assert isinstance(istio, RequestFacts)
+    assert (isinstance(joined, Refusal) and joined.reason is Reason.AUTHORIZATION_REPEATED) is refused

@@ -146,7 +146,7 @@ def test_an_unlisted_issuer_is_refused_without_a_question(monkeypatch: pytest.Mo
         (request_facts("/?access_token="), Reason.JWT_MALFORMED),
         (request_facts("/?access_token"), Reason.JWT_MALFORMED),
         (request_facts("/", ("authorization", f"Bearer {GOOD}, Bearer {GOOD}")), Reason.JWT_MALFORMED),
-        (request_facts("/", ("authorization", f"Bearer {GOOD},Basic Og=="), joined=True), Reason.JWT_MALFORMED),
+        (request_facts("/", ("authorization", f"Bearer {GOOD},a=b"), joined=True), Reason.JWT_MALFORMED),
         (request_facts("/", ("authorization", f"Foo Bearer {GOOD}")), Reason.JWT_MALFORMED),
         (request_facts("/", ("authorization", f"Basic Og==, Bearer {GOOD}")), Reason.JWT_MALFORMED),
         (request_facts("/", ("authorization", f"bearer {GOOD}")), None),

@@ -130,6 +130,9 @@ ROWS: Final[Mapping[str, Row]] = {
     _BOUND: Row(
         frozenset({Reason.JWT_BOUND, Reason.JWT_CLAIM_TYPE}), _at("claims"), _EVERY, 'claims cnf={"x5t#S256": ""}'
     ),
+    "a token bound to a key of its client (`cnf` with `jkt`, DPoP), of which a bearer token proves nothing": Row(
+        frozenset({Reason.JWT_BOUND}), _at("claims"), _EVERY, 'claims cnf={"jkt": "x"}'
+    ),
     "two tokens in the places one rule reads": Row(
         frozenset({Reason.JWT_SEVERAL}), _at("sent"), "places of its own", "('x-raw', '@') and in the query"
     ),

@@ -36,7 +36,7 @@ USUAL: Final = {
     "fragment": "1",
     "underscore twins": "3",
 }
-WSGI: Final = {"underscore twins": "2", "two Authorizations": "2"}
+WSGI: Final = {"underscore twins": "2"}
 OWN: Final[dict[str, dict[str, str]]] = {
     "uvicorn httptools uvloop": {"absolute form, other host": "1"},
     "gunicorn uvicorn": {"absolute form, other host": "1"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -249,7 +249,7 @@ def _edited(facts: RequestFacts, removed: Sequence[str], added: Sequence[tuple[s
     headers = {name: lines for name, lines in facts.headers.items() if name not in removed}
     for name, value in added:
         headers[name] = (*headers.get(name, ()), value)
-    return replace(facts, headers=MappingProxyType(headers))
+    return facts.with_headers(MappingProxyType(headers))
 
 
 def _is_preflight(facts: RequestFacts) -> bool:

@@ -6,16 +6,25 @@ import logging
 from typing import Final
 
 from ..attributes import AuthContext, Connection, HttpRequest
+from ..decision import Decision, Reason
 
 __all__ = ["log_refusal"]
 
 _log: Final = logging.getLogger("meshsec.access")
 _LONGEST: Final = 200
+_BY_RULES: Final = frozenset({Reason.DENY_RULE, Reason.NO_ALLOW_RULE})
 
 
 def _quoted(text: str) -> str:
     """ASCII only, no control characters, bounded: a request cannot write a second line or a terminal sequence."""
     return ascii(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
+
+
+def _why(decision: Decision) -> str:
+    """The whole explanation; but at INFO no rule is asked why it does not match, of which there may be thousands."""
+    if decision.reason in _BY_RULES and not _log.isEnabledFor(logging.DEBUG):
+        return decision.message
+    return " | ".join(decision.explain().splitlines())
 
 
 def log_refusal(context: AuthContext, connection: Connection, request: HttpRequest) -> None:
@@ -37,5 +46,5 @@ def log_refusal(context: AuthContext, connection: Connection, request: HttpReque
         _quoted(request.method),
         _quoted(request.target.partition("?")[0]),
         _quoted(request_id),
-        " | ".join(decision.explain().splitlines()),
+        _why(decision),
     )
