@@ -17,7 +17,7 @@ __all__ = ["NO_EDITS", "Decision", "DryRun", "Edits", "Outcome", "Reason"]
 
 
 class Outcome(Enum):
-    """The four ways a request can end here. ``status`` is the HTTP status that goes with each."""
+    """The ways a request can end here. ``status`` is the HTTP status that goes with each."""
 
     status: int
 
@@ -25,6 +25,7 @@ class Outcome(Enum):
     BAD_REQUEST = "bad_request", 400
     UNAUTHENTICATED = "unauthenticated", 401
     DENY = "deny", 403
+    ANSWER = "answer", 200  # the mesh answers by itself; the application is not asked
 
     def __new__(cls, value: str, status: int) -> Self:
         member = object.__new__(cls)
@@ -39,6 +40,8 @@ class Reason(StrEnum):
     # allowed
     ALLOW_RULE = "allow_rule"
     NO_ALLOW_POLICY = "no_allow_policy"
+    # answered here
+    RESOURCE_METADATA = "resource_metadata"
     # authorization
     DENY_RULE = "deny_rule"
     NO_ALLOW_RULE = "no_allow_rule"
@@ -93,7 +96,8 @@ class Edits:
         remove_headers: lower-case names; every line of each is removed from the request before anything is added.
         add_headers: name and value pairs added to the request.
         response_headers: name and value pairs added to the response.
-        body: of a refusal: what an external authorizer answers in place of the message and its ``text/plain``.
+        body: of what is answered here: a document, or an external authorizer's words in place of the message and its
+            ``text/plain``.
     """
 
     target: str | None = field(default=None, repr=False)

@@ -30,7 +30,7 @@ class Response:
 
 
 def render(decision: Decision, *, method: str, content_type: str, accept: str | None = None) -> Response:
-    """The response to a refused request.
+    """The response to a request that does not get to the application.
 
     Args:
         decision: a decision that does not allow.
@@ -41,7 +41,7 @@ def render(decision: Decision, *, method: str, content_type: str, accept: str | 
     if decision.allowed:
         raise ValueError("an allowed request is answered by the application")
     extra = decision.edits.response_headers
-    if content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;")):
+    if decision.outcome in _GRPC_STATUS and _is_grpc(content_type):
         return Response(
             200,
             (
@@ -64,3 +64,7 @@ def render(decision: Decision, *, method: str, content_type: str, accept: str | 
     kind = () if typed and decision.edits.body is not None else (("content-type", "text/plain"),)
     headers = (*kind, ("content-length", str(len(body))), *extra)
     return Response(decision.status, headers, b"" if method == "HEAD" else body)
+
+
+def _is_grpc(content_type: str) -> bool:
+    return content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;"))

@@ -10,6 +10,7 @@ from ..authn import LegacyRefusal
 from ..authz import Verdict
 from ..decision import NO_EDITS, Decision, DryRun, Edits, Outcome, Reason
 from ..errors import TokenError
+from ._metadata import ResourceMetadata
 
 __all__ = [
     "bad_request",
@@ -64,8 +65,8 @@ def legacy_refusal(refusal: LegacyRefusal) -> Decision:
     return Decision(Outcome.UNAUTHENTICATED, refusal.reason, refusal.message, _details=lambda: refusal.why)
 
 
-def token_refusal(error: TokenError, facts: RequestFacts) -> Decision:
-    """401 with a challenge (RFC 6750 section 3); a wrong audience is 403, as in Istio."""
+def token_refusal(error: TokenError, facts: RequestFacts, metadata: ResourceMetadata | None) -> Decision:
+    """401 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1); a wrong audience is 403, as in Istio."""
     reason = Reason(error.code)
     outcome = Outcome.DENY if reason is Reason.JWT_AUDIENCE else Outcome.UNAUTHENTICATED
     # The query stays out of the realm: it may hold the token.
@@ -73,6 +74,8 @@ def token_refusal(error: TokenError, facts: RequestFacts) -> Decision:
     challenge = f'Bearer realm="{facts.scheme}://{facts.host or ""}{path}"'
     if reason is not Reason.JWT_MISSING:
         challenge += ', error="invalid_token"'
+    if metadata is not None:
+        challenge += f', resource_metadata="{metadata.url}"'
     edits = Edits(response_headers=(("www-authenticate", challenge),))
     message = str(error)
     return Decision(outcome, reason, message, edits=edits, _details=lambda: message)

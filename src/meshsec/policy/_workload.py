@@ -51,6 +51,7 @@ from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
 from ._decisions import bad_request, legacy_refusal, token_refusal
 from ._envoy import envoy_config
 from ._memo import DecisionMemo, Remembered, Wanted, find_token
+from ._metadata import ResourceMetadata
 from ._peer import refuse_peer
 from ._select import refuse_both, refuse_root_selectors, select
 
@@ -80,6 +81,7 @@ class WorkloadPolicy:
         custom: CUSTOM policies, which ask external authorizers.
         reserved: headers that only their providers may set.
         memo: what was allowed a moment ago; None where nothing may be remembered.
+        metadata: what OAuth clients are told (RFC 9728); None: nothing.
     """
 
     workload: Workload
@@ -93,6 +95,7 @@ class WorkloadPolicy:
     legacy: CompiledLegacy | None = None
     custom: CompiledCustom = NO_CUSTOM
     reserved: frozenset[str] = frozenset()
+    metadata: ResourceMetadata | None = None
     memo: DecisionMemo | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ class WorkloadPolicy:
         judging = [item for item in policies if item.spec.action is not Action.CUSTOM]
         custom = compile_custom([item for item in policies if item.spec.action is Action.CUSTOM], config=config)
         modes = compile_peer_authentication(peers, workload, config)
-        legacy = compile_legacy(resources, workload, config)
+        legacy, own = compile_legacy(resources, workload, config), workload.protected_resource
         if legacy is not None:
             refuse_both(legacy, requests, modes, workload)
             modes = legacy.modes
@@ -151,6 +154,7 @@ class WorkloadPolicy:
             legacy,
             custom,
             reserved_headers(custom, config),
+            None if own is None else ResourceMetadata.of(own, requests, config.issuers),
         )
 
     @property
@@ -232,6 +236,8 @@ class WorkloadPolicy:
         if request.mount and not _inside(facts.target.path, request.mount):
             outside = Refusal(Reason.TARGET_OUTSIDE_MOUNT, "the path leaves its mount")
             return AuthContext(connection.peer, None, bad_request(outside))
+        if self.metadata is not None and self.metadata.is_meant(facts):
+            return AuthContext(connection.peer, None, self.metadata.decision)
         if not self.custom.policies:
             return self._judge_checked(connection, request, facts, keys, now=now, ask=not answers)
         passed = check(self.custom, self.reserved, connection, facts, answers)
@@ -303,7 +309,7 @@ class WorkloadPolicy:
             return token
         error = token.error or self._binding_error(token.accepted, connection)
         if error is not None:
-            return AuthContext(connection.peer, None, token_refusal(error, facts))
+            return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         decision = authorize(self.rules, connection, request, facts, token)
         return AuthContext(connection.peer, token.principal, decision, token.text)
 
@@ -326,7 +332,7 @@ class WorkloadPolicy:
             return AuthContext(connection.peer, None, legacy_refusal(found))
         error = self._binding_error([found.principal], connection)
         if error is not None:
-            return AuthContext(connection.peer, None, token_refusal(error, facts))
+            return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         known = replace(connection, peer=found.peer)
         decision = authorize(self.rules, known, request, facts, TokenResult(found.judged), found.bound)
         return AuthContext(found.peer, found.principal, decision)

@@ -62,6 +62,7 @@ from ._networking import (
 )
 from ._peer_authentication import MtlsMode, MutualTls, PeerAuthentication, PeerAuthenticationSpec
 from ._pods import Pod, PodMaker
+from ._protected_resource import ProtectedResource
 from ._request_authentication import (
     ClaimToHeader,
     JWTHeader,
@@ -122,6 +123,7 @@ __all__ = [
     "PortSelector",
     "Presence",
     "PrincipalBinding",
+    "ProtectedResource",
     "RequestAuthentication",
     "RequestAuthenticationSpec",
     "Resource",

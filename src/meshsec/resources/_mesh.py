@@ -23,6 +23,7 @@ from ..spiffe import SpiffeId, TrustDomain
 from ._extension_providers import ExtAuthzHttp
 from ._issuers import IssuerConfig, ProxySetting
 from ._model import Flag, Text, checked, is_token
+from ._protected_resource import ProtectedResource
 from ._trust_bundles import TrustBundle
 from ._workload_api import workload_api_address
 
@@ -142,6 +143,7 @@ class Workload:
         labels: what selectors match.
         ports: name to number of the ports it listens on.
         identity: where its certificates come from; None leaves the TLS contexts unusable and everything else working.
+        protected_resource: what it tells OAuth clients (RFC 9728); None: nothing.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Workload:
     labels: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ports: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
     identity: IdentityConfig | None = None
+    protected_resource: ProtectedResource | None = None
 
     def spiffe_id(self, trust_domain: str) -> SpiffeId:
         """The identity this workload must hold in a trust domain."""

@@ -34,6 +34,7 @@ from ._mesh import (
     Workload,
 )
 from ._model import Flag, Model, Text, checked, complain, is_dns_label
+from ._protected_resource import ProtectedResource
 from ._resource import Labels
 from ._trust_bundles import TrustBundle, TrustBundleShape, trust_bundle_complaints
 from ._yaml import PlacedMapping, read_yaml
@@ -178,6 +179,7 @@ class _WorkloadShape(Model):
     labels: Labels = Field(default_factory=dict)
     ports: Mapping[Text, _PortNumber] = Field(default_factory=dict)
     identity: IdentityConfig | None = None
+    protected_resource: ProtectedResource | None = None
 
     @field_validator("identity")
     @classmethod
@@ -319,6 +321,7 @@ class _MeshShape(Model):
                     labels=shape.labels,
                     ports=shape.ports,
                     identity=shape.identity,
+                    protected_resource=shape.protected_resource,
                 )
                 for name, shape in self.workloads.items()
             },
