@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pytest
 from meshsec.ca import CertificateAuthority
 from meshsec.errors import KeysUnavailableError
 from meshsec.sources import _line
-from meshsec.sources._fetch import FetchResult, discover, fetch, good_body
+from meshsec.sources._fetch import PLAIN_GET, FetchResult, discover, fetch, good_body
+from meshsec.sources._proxy import Proxy
 
 PATIENCE = 0.3
 Answer = Callable[[socket.socket, threading.Event], None]
@@ -89,7 +91,7 @@ def _head(line: socket.socket) -> bytes:
     return data
 
 
-def refused(url: str, timeout: float = PATIENCE, **options: int) -> str:
+def refused(url: str, timeout: float = PATIENCE, **options: Any) -> str:
     """Why a fetch failed; and it did so in time."""
     began = time.monotonic()
     with pytest.raises(KeysUnavailableError) as caught:
@@ -147,6 +149,19 @@ def test_the_time_is_for_the_tls_handshake_too() -> None:
     """A server that never answers the ClientHello."""
     with server(hang) as (url, _):
         assert "timed out" in refused(url.replace("http:", "https:"))
+
+
+@pytest.mark.parametrize(
+    "say",
+    [hang, drip(b"", b"H"), drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), drip(b"HTTP/1.1 200 OK\r\n\r\n", b"")],
+    ids=["hang", "status", "headers", "tunnel"],
+)
+def test_the_time_is_for_a_proxy_too(say: Answer) -> None:
+    """One that is silent, that never stops talking, or whose tunnel leads nowhere."""
+    with server(say) as (url, _):
+        proxy = Proxy("127.0.0.1", int(url.rpartition(":")[2]))
+        asking = replace(PLAIN_GET, proxy=proxy)
+        assert "timed out" in refused("https://issuer.example/jwks", asking=asking)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ class WorkloadPolicy:
 
         Raises:
             ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (our include and exclude
-                annotations, key discovery, ``presence: REQUIRED`` beside other rules), legacy kinds, CUSTOM policies.
+                annotations, key discovery, tenants, JWT-SVIDs, ``presence: REQUIRED`` beside other rules), legacy
+                kinds, CUSTOM policies.
 
         Has no equivalent there: what ``compatibility: safe`` and ``ambiguous_paths`` refuse beyond Istio; the
         modes of PeerAuthentication, the trust domains and the dates of certificates, which are the listener's; the

@@ -18,13 +18,16 @@ class TestIssuer:
     Args:
         issuer: the ``iss`` of its tokens.
         algorithm: ``ES256``, ``RS256`` or ``EdDSA``.
+        key_id: the key's name, for a test of what happens when an issuer changes its key.
     """
 
     __test__ = False  # pytest collects classes whose name begins like this
 
-    def __init__(self, issuer: str = "https://issuer.example", *, algorithm: str = "ES256") -> None:
+    def __init__(
+        self, issuer: str = "https://issuer.example", *, algorithm: str = "ES256", key_id: str = "test-1"
+    ) -> None:
         self.issuer = issuer
-        self._key = SigningKey.generate(algorithm, kid="test-1")
+        self._key = SigningKey.generate(algorithm, kid=key_id)
 
     @property
     def jwks(self) -> str:
