@@ -11,9 +11,10 @@ import pytest
 from fastapi import FastAPI
 from flask import Flask
 
-from meshsec import Connection, Decision, Mesh, PeerIdentity, Reason, Workload
+from meshsec import Connection, Decision, Mesh, MeshConfig, PeerIdentity, Reason, Workload
 from meshsec.frameworks.fastapi import Caller
 from meshsec.frameworks.flask import caller
+from meshsec.policy import NeedCheck
 from meshsec.resources import parse
 from meshsec.testing import MeshClient, TestIssuer, TestPeers, assert_allowed, assert_denied
 
@@ -122,6 +123,41 @@ def test_an_application_must_be_wrapped() -> None:
     for app in (FastAPI(), Flask("x"), None):
         with pytest.raises(TypeError, match="wrap"):
             client(app)
+
+
+ASKED = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: prod}
+spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}
+"""
+
+
+def test_the_programs_own_authorizer_is_asked() -> None:
+    """A function that was registered needs no stand-in; a test may put its own answer in its place."""
+    config = MeshConfig(extension_providers={"opa": None})
+    mesh = Mesh(workload=Workload(name="shop", namespace="prod"), resources=parse(ASKED), config=config)
+
+    @mesh.provider("opa")
+    async def opa(question: NeedCheck) -> bool:
+        return question.method == "GET"
+
+    api = FastAPI()
+
+    @api.api_route("/", methods=["GET", "POST"])
+    def index() -> str:
+        return "hello"
+
+    app = mesh.asgi(api)
+    assert_allowed(client(app).get("/"))
+    assert_denied(client(app).post("/"), reason="check_denied")
+    assert_allowed(MeshClient(app, Connection(), providers={"opa": True}).post("/"))
+
+
+def test_an_issuer_changes_its_key() -> None:
+    """Another key of another name."""
+    first, second = TestIssuer(), TestIssuer(key_id="second")
+    assert [key.kid for issuer in (first, second) for key in issuer.keys.keys] == ["test-1", "second"]
 
 
 def test_peers_have_certificates() -> None:

@@ -7,7 +7,7 @@ here first.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -64,6 +64,8 @@ from meshsec.clients.httpx2 import AsyncMeshTransport, MeshTransport
 from meshsec.clients.requests import MeshAdapter
 from meshsec.decision import DryRun
 from meshsec.errors import Problem
+from meshsec.frameworks.django import MeshMiddleware as DjangoMiddleware
+from meshsec.frameworks.django import MeshUser
 from meshsec.frameworks.fastapi import Caller
 from meshsec.frameworks.flask import caller
 from meshsec.jose import KeySet, verify_jws
@@ -77,6 +79,7 @@ from meshsec.resources import (
     JWTRule,
     KeysConfig,
     PathNormalization,
+    ProtectedResource,
     Resource,
     Service,
     load,
@@ -84,9 +87,9 @@ from meshsec.resources import (
     load_policies,
     parse,
 )
-from meshsec.sources import CsrIdentity, CsrServer, Identity, StaticIdentity
+from meshsec.sources import CsrIdentity, CsrServer, Identity, Provider, StaticIdentity
 from meshsec.spiffe import X509BundleSet, read_bundle, verify_x509_svid
-from meshsec.testing import TestIssuer
+from meshsec.testing import MeshClient, TestIssuer, assert_allowed
 from meshsec.tls import StaticMaterial, TlsMaterial, authorize_any, client_context, server_context
 
 
@@ -271,6 +274,27 @@ def authority(folder: Path, request: bytes, accounts: list[SpiffeId]) -> Sweep:
     for store in stores:
         Rotator(kept, store, lambda: accounts, ttl=3600.0).sweep()
     return Rotator(kept.authority, stores[0], lambda: accounts).sweep()
+
+
+def frameworks(principal: RequestPrincipal, view: Callable[[Any], Any]) -> bool:
+    """What each framework's users hold."""
+    assert_type(DjangoMiddleware(view)(object()), Any)
+    user = MeshUser(principal)
+    assert_type(user.username, str)
+    return user.is_authenticated and user.has_perms(["read"])
+
+
+def test_clients(app: Any, mesh: Mesh) -> None:
+    """What a user's tests hold."""
+    client = MeshClient(app, Connection(), [TestIssuer(key_id="2")], providers={"opa": False, "own": lambda _: True})
+    assert_type(assert_allowed(client.get("/")), Decision)
+    assert_type(mesh.providers, Mapping[str, Provider])
+
+
+def metadata() -> Workload:
+    """What OAuth clients are told."""
+    resource = ProtectedResource(resource="https://tools.example/mcp", scopes_supported=("read",))
+    return Workload(name="tools", protected_resource=resource)
 
 
 def tokens(token: str, jwks: str, now: float) -> RequestPrincipal:
