@@ -340,22 +340,6 @@ def test_tls_is_verified(tls: tuple[ssl.SSLContext, bytes], monkeypatch: pytest.
         assert "CERTIFICATE_VERIFY_FAILED" in refused(url.replace("localhost", "127.0.0.1"), timeout=5)
 
 
-def test_an_expired_certificate_is_no_answer(tmp_path: Path) -> None:
-    """Of the right authority, for the right name, a day ago."""
-    yesterday = time.time() - 86_400
-    authority = CertificateAuthority.create("cluster.local", now=yesterday)
-    svid = authority.issue_x509_svid(
-        "spiffe://cluster.local/ns/a/sa/b", dns_names=["localhost"], ttl=3600, now=yesterday
-    )
-    (tmp_path / "chain.pem").write_bytes(svid.chain_pem())
-    (tmp_path / "key.pem").write_bytes(svid.key_pem())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
-    asking = replace(PLAIN_GET, ca_data=authority.bundle.to_pem().decode())
-    with server(answer("HTTP/1.1 200 OK\nContent-Length: 2\n", b"{}"), context) as (url, _):
-        assert "certificate has expired" in refused(url, timeout=5, asking=asking)
-
-
 def test_the_time_is_for_tls_bodies_too(tls: tuple[ssl.SSLContext, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is cut off under the encryption."""
     context, authority = tls
