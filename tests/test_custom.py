@@ -268,10 +268,11 @@ def test_custom_alone_is_a_policy() -> None:
     assert compiled(CHECK_ALL).applied == ("AuthorizationPolicy prod/checked",)
 
 
-def test_custom_is_not_exported_yet() -> None:
+def test_a_function_is_not_exported() -> None:
     """A real sidecar without the check would let pass what we do not."""
-    with pytest.raises(ConfigError) as caught:
-        compiled(CHECK_ALL).to_envoy()
+    assert len(compiled(CHECK_ALL).to_envoy()["http_filters"]) == 2
+    with pytest.raises(ConfigError, match="a function: second") as caught:
+        compiled(CHECK_ALL, custom(provider="second", name="also")).to_envoy()
     assert caught.value.code == "no_equivalent"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshsec import ConfigError, MeshConfig, Workload, WorkloadPolicy
-from meshsec.resources import PathNormalization, parse
+from meshsec.resources import ExtAuthzHttp, ForwardedIdentity, PathNormalization, parse
 
 WEB = Workload(name="web", namespace="prod", labels={"app": "web"})
 JWKS = '{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "k"}]}'
@@ -114,10 +114,77 @@ def test_normalization(mode: PathNormalization, settings: dict[str, Any]) -> Non
 
 
 def test_an_allow_policy_without_rules_refuses_everything() -> None:
-    """An RBAC filter with the action and no policy; dry-run policies are not there at all."""
+    """An RBAC filter with the action and no policy."""
     (found,) = exported(policy("ALLOW"))["http_filters"]
     assert found["typed_config"]["rules"] == {"action": "ALLOW", "policies": {}}
-    assert exported(policy("ALLOW", annotations={"istio.io/dry-run": "true"}))["http_filters"] == []
+
+
+def test_policies_on_trial_are_shadow_rules() -> None:
+    """Beside what is enforced, under the name by which istiod has their result recorded."""
+    trial = {"name": "trial", "annotations": {"istio.io/dry-run": "true"}}
+    alone, both = (
+        exported(*documents)["http_filters"][0]["typed_config"]
+        for documents in (
+            [policy("ALLOW", {}, **trial)],
+            [policy("DENY", {}), policy("DENY", {}, **trial)],
+        )
+    )
+    assert "rules" not in alone
+    assert alone["shadow_rules_stat_prefix"] == "istio_dry_run_allow_"
+    assert alone["shadow_rules"]["action"] == "ALLOW"
+    assert [list(both[name]["policies"]) for name in ("rules", "shadow_rules")] == [
+        ["ns[prod]-policy[one]-rule[0]"], ["ns[prod]-policy[trial]-rule[0]"],
+    ]  # fmt: skip
+
+
+def test_custom_policies() -> None:
+    """Shadow rules mark what must be asked about, and the filter after them asks where they did."""
+    opa = ExtAuthzHttp(
+        service="prod/opa.prod",
+        port=9000,
+        timeout=2.0,
+        fail_open=True,
+        status_on_error="503",
+        path_prefix="/check",
+        include_request_headers_in_check=("x-a", "p-*", "*-s"),
+        include_additional_headers_in_check={"x-from": "web"},
+        headers_to_upstream_on_allow=("x-sub",),
+    )
+    spec = {
+        "action": "CUSTOM",
+        "provider": {"name": "opa"},
+        "rules": [{"to": [{"operation": {"paths": ["/admin*"]}}]}],
+    }
+    mark, ask = exported(document("AuthorizationPolicy", spec), extension_providers={"opa": opa})["http_filters"]
+    assert "rules" not in mark["typed_config"]
+    assert list(mark["typed_config"]["shadow_rules"]["policies"]) == ["ns[prod]-policy[one]-rule[0]"]
+    prefix = mark["typed_config"]["shadow_rules_stat_prefix"]
+    assert ask["typed_config"] == {
+        "@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "failure_mode_allow": True,
+        "status_on_error": {"code": 503},
+        "filter_enabled_metadata": {
+            "filter": mark["name"],
+            "path": [{"key": f"{prefix}shadow_effective_policy_id"}],
+            "value": {"present_match": True},
+        },
+        "allowed_headers": {
+            "patterns": [
+                {"ignore_case": True, "exact": "x-a"},
+                {"ignore_case": True, "prefix": "p-"},
+                {"ignore_case": True, "suffix": "-s"},
+            ]
+        },
+        "http_service": {
+            "server_uri": {"uri": "http://opa.prod:9000", "cluster": "outbound|9000||opa.prod", "timeout": "2s"},
+            "path_prefix": "/check",
+            "authorization_request": {"headers_to_add": [{"key": "x-from", "value": "web"}]},
+            "authorization_response": {
+                "allowed_upstream_headers": {"patterns": [{"ignore_case": True, "exact": "x-sub"}]}
+            },
+        },
+    }
 
 
 def test_fields_are_anded_values_ored_and_entries_alternatives() -> None:
@@ -273,6 +340,17 @@ def test_the_clients_address(compatibility: str, field: str) -> None:
     assert found["principals"] == [{"and_ids": {"ids": [{"or_ids": {"ids": [address]}}]}}]
 
 
+def test_proxies_in_front() -> None:
+    """Counted as Istio's gateways count them; Istio's reading of a sidecar counts none."""
+    blocks = policy("DENY", {"from": [{"source": {"remoteIpBlocks": ["9.9.9.9"]}}]})
+    edge = {"use_remote_address": True, "xff_num_trusted_hops": 2}
+    found = exported(blocks, num_trusted_proxies=2)
+    assert found["http_connection_manager"] == {"normalize_path": True, **edge}
+    assert '"remote_ip"' in json.dumps(found["http_filters"])
+    istio = exported(blocks, num_trusted_proxies=2, compatibility="istio")
+    assert istio["http_connection_manager"] == {"normalize_path": True}
+
+
 def test_the_requirement_of_one_rule() -> None:
     """No token passes, a bad one does not; ``presence: REQUIRED`` leaves no way without."""
     optional = {"requires_any": {"requirements": [{"provider_name": "origins-0"}, {"allow_missing": {}}]}}
@@ -340,11 +418,55 @@ def test_a_provider() -> None:
     }
 
 
+PATHS = {"meshsec.dev/include-paths": "/api/*, /v/{*}/w", "meshsec.dev/exclude-paths": "/api/open, *.css"}
+
+
+def test_include_and_exclude_paths() -> None:
+    """The first rule that matches counts: excluded paths, then those where a token must be, then all others."""
+    (found,) = exported(tokens(jwt_rule(), annotations=PATHS))["http_filters"]
+    assert found["typed_config"]["rules"] == [
+        {"match": {"path": "/api/open"}},
+        {"match": {"safe_regex": {"regex": r".*\.css"}}},
+        {"match": {"prefix": "/api/"}, "requires": {"provider_name": "origins-0"}},
+        {
+            "match": {"safe_regex": {"regex": "/v/[A-Za-z0-9._~%!$&'()*+,;:@=-]+/w"}},
+            "requires": {"provider_name": "origins-0"},
+        },
+    ]
+
+
+def test_include_paths_beside_rules_for_every_path() -> None:
+    """What is asked everywhere is asked there too."""
+    (found,) = exported(tokens(jwt_rule("b")), tokens(jwt_rule("a"), name="two", annotations=PATHS))["http_filters"]
+    optional = {"requires_any": {"requirements": [{"provider_name": "origins-1"}, {"allow_missing": {}}]}}
+    asked = {"requires_all": {"requirements": [{"provider_name": "origins-0"}, optional]}}
+    assert [rule["requires"] for rule in found["typed_config"]["rules"]] == [
+        optional, optional, asked, asked, optional,
+    ]  # fmt: skip
+
+
+def test_a_key_set_that_was_discovered_is_given() -> None:
+    """Envoy does not discover one by itself; a rule that names its own is not touched."""
+    resources = parse("\n---\n".join(map(json.dumps, [tokens({"issuer": "https://a.example"}, jwt_rule("b"))])))
+    found = WorkloadPolicy.compile(resources, WEB).to_envoy(jwks={"https://a.example": '{"keys": []}', "b": "x"})
+    first, second = found["http_filters"][0]["typed_config"]["providers"].values()
+    assert {first["issuer"]: first["local_jwks"], second["issuer"]: second["local_jwks"]} == {
+        "https://a.example": {"inline_string": '{"keys": []}'},
+        "b": {"inline_string": JWKS},
+    }
+
+
 @pytest.mark.parametrize(
     ("documents", "reason"),
     [
         ([tokens({"issuer": "https://a.example"})], "key discovery"),
-        ([tokens(jwt_rule(), annotations={"meshsec.dev/exclude-paths": "/healthz"})], "include and exclude paths"),
+        (
+            [
+                tokens(jwt_rule(), annotations=PATHS),
+                tokens(jwt_rule(), name="two", annotations={"meshsec.dev/exclude-paths": "/healthz"}),
+            ],
+            "several sets of include and exclude paths",
+        ),
         ([tokens(jwt_rule(presence="REQUIRED"), jwt_rule("b"))], "presence: REQUIRED"),
     ],
 )
@@ -352,4 +474,12 @@ def test_what_has_no_equivalent_is_refused(documents: list[dict[str, Any]], reas
     """Nothing is left out silently, nothing is exported laxer than it is."""
     with pytest.raises(ConfigError, match=reason) as caught:
         exported(*documents)
+    assert caught.value.code == "no_equivalent"
+
+
+def test_forwarded_identities_are_refused() -> None:
+    """Envoy judges the peer of the connection, which would be the proxy."""
+    forwarded = ForwardedIdentity(format="xfcc", addresses=("127.0.0.1",))
+    with pytest.raises(ConfigError, match="forwardedIdentity") as caught:
+        exported(policy("ALLOW"), forwarded_identity=forwarded)
     assert caught.value.code == "no_equivalent"

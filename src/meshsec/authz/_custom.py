@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 from ..attributes import Attributes
@@ -23,26 +24,34 @@ class CompiledCustom:
 
     Attributes:
         policies: by namespace and name.
-        providers: who may have to be asked, in the order in which they are.
+        by_provider: the same by who may have to be asked, in the order in which they are.
     """
 
     policies: tuple[CompiledPolicy, ...]
-    providers: tuple[str, ...]
+    by_provider: Mapping[str, tuple[CompiledPolicy, ...]]
     _rules: Mapping[str, RuleIndex] = field(repr=False, compare=False)
     _readers: tuple[Callable[[Attributes], Any], ...] = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, policies: Sequence[tuple[str, CompiledPolicy]], rows: Sequence[Row]) -> Self:
         """Sort the rules by provider."""
-        rules: dict[str, tuple[PolicyRule, ...]] = {}
+        found: dict[str, tuple[CompiledPolicy, ...]] = dict.fromkeys(sorted({name for name, _ in policies}), ())
         for provider, policy in policies:
-            rules[provider] = (*rules.get(provider, ()), *policy.rules)
+            found[provider] = (*found[provider], policy)
         return cls(
             tuple(policy for _, policy in policies),
-            tuple(sorted(rules)),
-            _rules={provider: RuleIndex.of(found, rows) for provider, found in rules.items()},
+            MappingProxyType(found),
+            _rules={
+                provider: RuleIndex.of([rule for policy in mine for rule in policy.rules], rows)
+                for provider, mine in found.items()
+            },
             _readers=tuple(row.read for row in rows),
         )
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Who may have to be asked, in the order in which they are."""
+        return tuple(self.by_provider)
 
     def matching(self, provider: str, attributes: Attributes) -> PolicyRule | None:
         """The first rule by which the provider must be asked about one reading of a request; None: it need not be.

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..authz import CompiledPolicy
+from ..authz import CompiledAuthorization, CompiledCustom, CompiledPolicy
+from ..errors import ConfigError
 from ..resources import Action, MeshConfig, PathNormalization, RequestAuthentication
+from ._envoy_custom import custom_filters
 from ._envoy_jwt import jwt_filter
-from ._envoy_rbac import rbac_policies
+from ._envoy_rbac import RBAC_FILTER, RBAC_TYPE, rbac_policies
 
 __all__ = ["envoy_config"]
 
-_RBAC: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 # In the order in which they are asked; Envoy's name for "mark only" is LOG.
 _ACTIONS: Final = {Action.AUDIT: "LOG", Action.DENY: "DENY", Action.ALLOW: "ALLOW"}
 
@@ -37,28 +38,53 @@ _RUNTIME: Final = {"envoy.reloadable_features.http_reject_path_with_fragment": F
 
 
 def envoy_config(
-    config: MeshConfig, requests: Sequence[RequestAuthentication], policies: Sequence[CompiledPolicy]
+    config: MeshConfig,
+    requests: Sequence[RequestAuthentication],
+    rules: CompiledAuthorization,
+    custom: CompiledCustom,
+    jwks: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The filters, the settings of the HTTP connection manager, and the runtime layer they need."""
-    jwt = jwt_filter(requests, config.issuers)
+    """The filters, the settings of the HTTP connection manager, and the runtime layer they need.
+
+    Raises:
+        ConfigError: ``no_equivalent``.
+    """
+    if config.forwarded_identity is not None:
+        raise ConfigError("Envoy has no equivalent for forwardedIdentity", code="no_equivalent")
+    # A gateway counts the proxies in front of it; a sidecar believes the last address that any client writes.
+    istio = config.compatibility == "istio"
+    proxies = 0 if istio else config.num_trusted_proxies
+    remote = istio or bool(proxies)
+    jwt = jwt_filter(requests, config.issuers, jwks)
+    edge = {"use_remote_address": True, "xff_num_trusted_hops": proxies} if proxies else {}
     return {
-        "http_connection_manager": dict(_NORMALIZATION[config.path_normalization]),
-        "http_filters": [*([jwt] if jwt else ()), *_rbac_filters(policies, istio=config.compatibility == "istio")],
+        "http_connection_manager": {**_NORMALIZATION[config.path_normalization], **edge},
+        "http_filters": [
+            *custom_filters(custom.by_provider, config.extension_providers, remote=remote),
+            *([jwt] if jwt else ()),
+            *_rbac_filters(rules, remote=remote),
+        ],
         "runtime": dict(_RUNTIME),
     }
 
 
-def _rbac_filters(policies: Sequence[CompiledPolicy], *, istio: bool) -> list[dict[str, Any]]:
-    """One filter for each action that any policy has; an ALLOW without a single rule refuses everything."""
-    filters = []
-    for action, name in _ACTIONS.items():
+def _rbac_filters(rules: CompiledAuthorization, *, remote: bool) -> list[dict[str, Any]]:
+    """One filter for each action that any policy has; an ALLOW without a single rule refuses everything.
+
+    Policies on trial are shadow rules, whose result stands in the request's metadata.
+    """
+
+    def of(policies: Sequence[CompiledPolicy], action: Action) -> dict[str, Any] | None:
         mine = [policy for policy in policies if policy.action is action]
-        if mine:
-            rules = {"action": name, "policies": rbac_policies(mine, istio=istio)}
-            filters.append(
-                {
-                    "name": "envoy.filters.http.rbac",
-                    "typed_config": {"@type": _RBAC, "rules": rules},
-                }
-            )
+        return {"action": _ACTIONS[action], "policies": rbac_policies(mine, remote=remote)} if mine else None
+
+    filters = []
+    for action in _ACTIONS:
+        found: dict[str, Any] = {}
+        if enforced := of(rules.policies, action):
+            found["rules"] = enforced
+        if trial := of(rules.trials, action):
+            found |= {"shadow_rules": trial, "shadow_rules_stat_prefix": f"istio_dry_run_{action.lower()}_"}
+        if found:
+            filters.append({"name": RBAC_FILTER, "typed_config": {"@type": RBAC_TYPE, **found}})
     return filters

@@ -5,14 +5,16 @@ Must not know: AuthorizationPolicy, requests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, Problem
+from ..matching import Kind, PathTemplate, parse_path_pattern
 from ..resources import IssuerConfig, JWTRule, Presence, RequestAuthentication
 
-__all__ = ["JWT_FILTER", "PAYLOAD", "jwt_filter"]
+__all__ = ["JWT_FILTER", "PAYLOAD", "cluster_of", "jwt_filter"]
 
 JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
 PAYLOAD: Final = "payload"
@@ -21,41 +23,74 @@ PAYLOAD: Final = "payload"
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 _SPLIT_CLAIMS: Final = ("permission", "scope")
 _PORTS: Final = {"http": 80, "https": 443}
+# What {*} and {**} stand for: the characters of RFC 3986 paths.
+_ONE: Final = "[A-Za-z0-9._~%!$&'()*+,;:@=-]+"
+_ANY: Final = "[A-Za-z0-9._~%!$&'()*+,;:@=/-]*"
+_EVERYWHERE: Final = {"prefix": "/"}
 
+_Json = dict[str, Any]
 _Found = tuple[RequestAuthentication, int, JWTRule]
 
 
+def cluster_of(host: str | None, port: int) -> str:
+    """The name that istiod gives to the cluster of a service's port."""
+    return f"outbound|{port}||{host}"
+
+
 def jwt_filter(
-    requests: Sequence[RequestAuthentication], issuers: Mapping[str, IssuerConfig]
-) -> dict[str, Any] | None:
-    """The filter; None without a rule. Raises ConfigError for a rule that Envoy would judge otherwise."""
+    requests: Sequence[RequestAuthentication], issuers: Mapping[str, IssuerConfig], jwks: Mapping[str, str]
+) -> _Json | None:
+    """The filter; None without a rule. Raises ConfigError for a rule that Envoy would judge otherwise.
+
+    Args:
+        requests: the resources.
+        issuers: what mesh.yaml says of some issuers.
+        jwks: key sets by issuer, for rules that name none.
+    """
     found = [(item, index, rule) for item in requests for index, rule in enumerate(item.spec.jwt_rules)]
     if not found:
         return None
-    problems = [problem for one in found for problem in _problems(one, issuers, alone=len(found) == 1)]
+    triggers = {_paths(item) for item, _, _ in found} - {_NO_PATHS}
+    problems = [
+        problem
+        for one in found
+        for problem in _problems(one, issuers, jwks, alone=len(found) == 1, triggers=len(triggers))
+    ]
     if problems:
         raise ConfigError(problems, code="no_equivalent")
-    rules = sorted((rule for _, _, rule in found), key=lambda rule: rule.issuer)
-    providers = {f"origins-{index}": _provider(rule) for index, rule in enumerate(rules)}
+    found.sort(key=lambda one: one[2].issuer)
+    names = {f"origins-{index}": one for index, one in enumerate(found)}
     return {
         "name": JWT_FILTER,
         "typed_config": {
             "@type": _TYPE,
-            "providers": providers,
-            "rules": [{"match": {"prefix": "/"}, "requires": _requirement(list(providers), rules)}],
+            "providers": {name: _provider(rule, jwks) for name, (_, _, rule) in names.items()},
+            "rules": _rules(names, *triggers),
             "bypass_cors_preflight": True,
         },
     }
 
 
-def _problems(found: _Found, issuers: Mapping[str, IssuerConfig], *, alone: bool) -> list[Problem]:
+_Paths = tuple[tuple[str, ...], tuple[str, ...]]
+_NO_PATHS: Final[_Paths] = ((), ())
+
+
+def _paths(item: RequestAuthentication) -> _Paths:
+    return item.include_paths, item.exclude_paths
+
+
+def _problems(
+    found: _Found, issuers: Mapping[str, IssuerConfig], jwks: Mapping[str, str], *, alone: bool, triggers: int
+) -> list[Problem]:
     item, index, rule = found
-    own = issuers.get(rule.issuer)
+    own = issuers.get(rule.issuer, IssuerConfig())
     reasons = {
-        "include and exclude paths": bool(item.include_paths or item.exclude_paths),
-        "key discovery: name the jwksUri": rule.jwks is None and rule.jwks_uri is None,
-        "an issuer that mesh.yaml gives tenants or JWT-SVIDs": bool(own and (own.tenants or own.jwt_svid)),
+        "several sets of include and exclude paths": triggers > 1 and _paths(item) != _NO_PATHS,
+        "key discovery: name the jwksUri, or give to_envoy the key set": rule.jwks is None
+        and rule.jwks_uri is None
+        and rule.issuer not in jwks,
         "presence: REQUIRED beside other rules": rule.presence is Presence.REQUIRED and not alone,
+        "an issuer that mesh.yaml gives tenants or JWT-SVIDs": bool(own.tenants or own.jwt_svid),
     }
     return [
         Problem(
@@ -69,7 +104,40 @@ def _problems(found: _Found, issuers: Mapping[str, IssuerConfig], *, alone: bool
     ]
 
 
-def _requirement(names: Sequence[str], rules: Sequence[JWTRule]) -> dict[str, Any]:
+def _rules(names: Mapping[str, _Found], trigger: _Paths = _NO_PATHS) -> list[_Json]:
+    """The first that matches the path counts; one that requires nothing lets pass whatever stands in the request."""
+    plain = {name: rule for name, (item, _, rule) in names.items() if _paths(item) == _NO_PATHS}
+    asked = [name for name in names if name not in plain]
+    elsewhere = {"requires": _requirement(list(plain), list(plain.values()))} if plain else {}
+    if not asked:
+        return [{"match": dict(_EVERYWHERE), **elsewhere}]
+    token = _any([{"provider_name": name} for name in asked])
+    here = {"requires_all": {"requirements": [token, elsewhere["requires"]]}} if plain else token
+    include, exclude = trigger
+    return [
+        *({"match": _match(text), **elsewhere} for text in exclude),
+        *({"match": _match(text), "requires": here} for text in include or ("*",)),
+        *([{"match": dict(_EVERYWHERE), **elsewhere}] if include and plain else ()),
+    ]
+
+
+def _match(text: str) -> _Json:
+    """A path pattern, in the words of a route. Regular expressions are Envoy's to run; this library never does."""
+    pattern = parse_path_pattern(text)
+    if isinstance(pattern, PathTemplate):
+        return _expression("/".join(_ONE if part is None else re.escape(part) for part in pattern.head), pattern.tail)
+    if pattern.kind is Kind.SUFFIX:
+        return _expression(".*" + re.escape(pattern.text))
+    if pattern.kind is Kind.NONEMPTY:
+        return dict(_EVERYWHERE)
+    return {"path" if pattern.kind is Kind.EXACT else "prefix": pattern.text}
+
+
+def _expression(text: str, tail: str | None = None) -> _Json:
+    return {"safe_regex": {"regex": text if tail is None else f"{text}/{_ANY}{re.escape(tail)}"}}
+
+
+def _requirement(names: Sequence[str], rules: Sequence[JWTRule]) -> _Json:
     """Any rule satisfied, or none of them finding a token at all."""
     first, *more = names
     if not more:
@@ -77,15 +145,19 @@ def _requirement(names: Sequence[str], rules: Sequence[JWTRule]) -> dict[str, An
             return {"provider_name": first}
         return _optional(first)
     missing = {"requires_all": {"requirements": [_optional(name) for name in names]}}
-    return {"requires_any": {"requirements": [*({"provider_name": name} for name in names), missing]}}
+    return _any([*({"provider_name": name} for name in names), missing])
 
 
-def _optional(name: str) -> dict[str, Any]:
+def _any(requirements: list[_Json]) -> _Json:
+    return {"requires_any": {"requirements": requirements}} if len(requirements) > 1 else requirements[0]
+
+
+def _optional(name: str) -> _Json:
     return {"requires_any": {"requirements": [{"provider_name": name}, {"allow_missing": {}}]}}
 
 
-def _provider(rule: JWTRule) -> dict[str, Any]:
-    provider: dict[str, Any] = {
+def _provider(rule: JWTRule, jwks: Mapping[str, str]) -> _Json:
+    provider: _Json = {
         "issuer": rule.issuer,
         "audiences": list(rule.audiences),
         "forward": rule.forward_original_token,
@@ -99,14 +171,15 @@ def _provider(rule: JWTRule) -> dict[str, Any]:
             {"header_name": item.header, "claim_name": item.claim} for item in rule.output_claim_to_headers
         ],
     }
-    return {**{name: value for name, value in provider.items() if value not in ("", [])}, **_keys(rule)}
+    return {**{name: value for name, value in provider.items() if value not in ("", [])}, **_keys(rule, jwks)}
 
 
-def _keys(rule: JWTRule) -> Mapping[str, Any]:
-    if rule.jwks is not None:
-        return {"local_jwks": {"inline_string": rule.jwks}}
+def _keys(rule: JWTRule, jwks: Mapping[str, str]) -> Mapping[str, Any]:
+    written = rule.jwks if rule.jwks is not None or rule.jwks_uri is not None else jwks[rule.issuer]
+    if written is not None:
+        return {"local_jwks": {"inline_string": written}}
     uri = rule.jwks_uri or ""
     url = urlsplit(uri)
-    cluster = f"outbound|{url.port or _PORTS[url.scheme]}||{url.hostname}"
+    cluster = cluster_of(url.hostname, url.port or _PORTS[url.scheme])
     http = {"uri": uri, "cluster": cluster, "timeout": f"{rule.timeout:g}s"}
     return {"remote_jwks": {"http_uri": http, "cache_duration": "300s"}}

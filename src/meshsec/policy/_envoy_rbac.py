@@ -16,7 +16,10 @@ from ..authz import CompiledPolicy, Condition, PolicyRule, claim_path
 from ..matching import Kind, PathTemplate
 from ._envoy_jwt import JWT_FILTER, PAYLOAD
 
-__all__ = ["rbac_policies"]
+__all__ = ["RBAC_FILTER", "RBAC_TYPE", "rbac_policies"]
+
+RBAC_FILTER: Final = "envoy.filters.http.rbac"
+RBAC_TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 
 _Json = dict[str, Any]
 _TEMPLATE: Final = "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
@@ -36,14 +39,14 @@ class _Row:
     permission: bool = False
 
 
-def rbac_policies(policies: Iterable[CompiledPolicy], *, istio: bool) -> dict[str, _Json]:
+def rbac_policies(policies: Iterable[CompiledPolicy], *, remote: bool) -> dict[str, _Json]:
     """One Envoy policy for each rule, named as istiod names it.
 
     Args:
         policies: of one action.
-        istio: whether ``remote.ip`` is what Envoy makes of X-Forwarded-For; else it is the directly connected peer.
+        remote: whether ``remote.ip`` is what Envoy makes of X-Forwarded-For; else it is the directly connected peer.
     """
-    writer = _Writer(_ROWS if istio else {**_ROWS, "remote.ip": _ROWS["source.ip"]})
+    writer = _Writer(_ROWS if remote else {**_ROWS, "remote.ip": _ROWS["source.ip"]})
     return {_name(policy, rule): writer.policy(rule) for policy in policies for rule in policy.rules}
 
 

@@ -6,7 +6,7 @@ This file must not know what a decision looks like to another enforcer: ``_envoy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
@@ -162,31 +162,34 @@ class WorkloadPolicy:
         """The key sets that the rules need and that are not written into them."""
         return self.tokens.sources if self.legacy is None else self.legacy.sources
 
-    def to_envoy(self) -> dict[str, Any]:
+    def to_envoy(self, *, jwks: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The same policy for a real Envoy, as istiod would configure a sidecar; plain values, ready for JSON.
 
+        Args:
+            jwks: by issuer, the key set (as JSON text) for rules that name neither ``jwks`` nor ``jwksUri``: Envoy
+                does not discover one, istiod does it for it.
+
         Returns:
-            ``http_filters``: jwt_authn, then RBAC for AUDIT, DENY and ALLOW, each only where there is something to
-            do. They go before the router. ``http_connection_manager``: the settings that make Envoy normalize the
-            path as this policy does. ``runtime``: a static layer for the bootstrap.
-            A rule with ``jwksUri`` refers to a cluster that Istio would name ``outbound|<port>||<host>``.
+            ``http_filters``: RBAC and ext_authz for each CUSTOM provider, jwt_authn, then RBAC for AUDIT, DENY and
+            ALLOW, each only where there is something to do; policies on trial are shadow rules. They go before the
+            router. ``http_connection_manager``: the settings that make Envoy normalize the path, and count proxies
+            (``numTrustedProxies``), as this policy does. ``runtime``: a static layer for the bootstrap.
+            Rules with ``jwksUri`` and providers refer to clusters that Istio would name ``outbound|<port>||<host>``.
 
         Raises:
-            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (our include and exclude
-                annotations, key discovery, tenants, JWT-SVIDs, ``presence: REQUIRED`` beside other rules), legacy
-                kinds, CUSTOM policies.
+            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (several sets of include and
+                exclude annotations, key discovery without ``jwks``, ``presence: REQUIRED`` beside other rules,
+                ``issuers`` with tenants or JWT-SVIDs), legacy kinds, a provider that is a function,
+                ``forwardedIdentity``.
 
         Has no equivalent there: what ``compatibility: safe`` and ``ambiguous_paths`` refuse beyond Istio; the
         modes of PeerAuthentication, the trust domains and the dates of certificates, which are the listener's; the
-        mount of an application; dry-run policies. Envoy itself writes or removes some headers (``x-request-id``,
-        ``x-envoy-*``, hop-by-hop ones) before a rule sees them. Values are the compiled ones: trust domain aliases
-        are expanded.
+        mount of an application. Envoy itself writes or removes some headers (``x-request-id``, ``x-envoy-*``,
+        hop-by-hop ones) before a rule sees them. Values are the compiled ones: trust domain aliases are expanded.
         """
-        if self.custom.policies:
-            raise ConfigError("external authorizers (CUSTOM) are not exported yet", code="no_equivalent")
         if self.legacy is not None:
             raise ConfigError("legacy kinds have no equivalent in today's Envoy", code="no_equivalent")
-        return envoy_config(self.config, self.requests, self.rules.policies)
+        return envoy_config(self.config, self.requests, self.rules, self.custom, jwks or {})
 
     def decide(
         self,
