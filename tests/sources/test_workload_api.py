@@ -12,8 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -27,7 +28,7 @@ from live import free_port
 from meshsec.ca import AuthorityFolder, CertificateAuthority
 from meshsec.errors import ConfigError, SvidError, TokenError
 from meshsec.resources import TrustBundle
-from meshsec.sources import Federation, IdentityKeeper, WorkloadApi, WorkloadApiIdentity
+from meshsec.sources import Federation, IdentityKeeper, WorkloadApi, WorkloadApiIdentity, _workload_api_stream
 from meshsec.sources._workload_api_stream import Pauses, dial
 from meshsec.sources._workload_api_wire import CallError, Code
 from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509Svid, verify_jwt_svid
@@ -621,6 +622,7 @@ RAW = [
     (GRPC, ANSWER, [("grpc-status", "-1")], "UNKNOWN"),
     (GRPC, ANSWER, [("grpc-status", "7"), ("grpc-message", "%0a%1b[31m")], "PERMISSION_DENIED"),
     (GRPC, b"\1\0\0\0\x02ab", [("grpc-status", "0")], "INTERNAL"),
+    (GRPC, ANSWER + ANSWER[:-1], [("grpc-status", "0")], "INTERNAL"),
     (GRPC, b"\0\xff\0\0\0ab", [("grpc-status", "0")], "INTERNAL"),
     (GRPC, ANSWER, [("grpc-status", "0")], None),
 ]
@@ -640,6 +642,57 @@ def test_what_is_not_grpc_is_refused(
             list(call.messages())
     assert caught.value.code.name == code
     assert str(caught.value).isprintable()
+
+
+def _good_response() -> bytes:
+    """What a server sends for two messages, HTTP/2's preface included."""
+    client, server = H2Connection(H2Configuration()), H2Connection(H2Configuration(client_side=False))
+    for http in (client, server):
+        http.initiate_connection()
+    request = {":method": "POST", ":scheme": "http", ":path": "/", ":authority": "localhost"}
+    client.send_headers(1, list(request.items()), end_stream=True)
+    server.receive_data(client.data_to_send())
+    server.send_headers(1, GRPC)
+    server.send_data(1, ANSWER * 2)
+    server.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    return server.data_to_send()
+
+
+def _mutated(data: bytes, random: Random) -> bytes:
+    """With up to three bytes changed, lost or added."""
+    found = bytearray(data)
+    for _ in range(random.randrange(1, 4)):
+        at, size = random.randrange(len(found)), random.randrange(4)
+        found[at : at + size] = random.randbytes(random.randrange(4))
+    return bytes(found)
+
+
+def test_a_server_that_says_anything_breaks_nothing(folder: Path) -> None:
+    """The messages, or a CallError; never anything else, and never half a message."""
+    random, good = Random(7), _good_response()
+    for number in range(200):
+        (folder / str(number)).mkdir()
+        data = _mutated(good, random) if number else good
+        with raw_server(folder / str(number), [], data, []) as address, suppress(CallError):
+            found = list(dial(address, "Method", b"", patience=TIMEOUT, streaming=True).messages())
+            assert number or len(found) == 2
+            assert all(len(message) <= 2 for message in found[:-1])
+
+
+def test_a_thread_that_broke_goes_on(
+    agent: Agent, keeper: IdentityKeeper, authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in it: without it no identity would ever be renewed."""
+
+    def broken(*_: object, **__: object) -> Any:
+        monkeypatch.undo()
+        raise LookupError("a mistake of ours")
+
+    monkeypatch.setattr(_workload_api_stream, "dial", broken)
+    assert "LookupError" in failure(keeper)
+    svid = fresh(authority)
+    agent.say(x509_answer(given(svid, authority.bundle)))
+    until(lambda: serial(keeper) == svid.serial)
 
 
 def test_a_call_that_is_not_a_stream_has_one_bound(folder: Path) -> None:

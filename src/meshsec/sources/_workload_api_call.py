@@ -77,6 +77,8 @@ class Call:
             self._sock.close()
         if self._outcome.code is not Code.OK:
             raise self._outcome
+        if self._buffer:
+            raise CallError(Code.INTERNAL, "a message is cut off")
 
     def cut_off(self) -> None:
         """End it from outside."""

@@ -188,6 +188,11 @@ class Stream(Generic[_Answer]):
                 self._take(run, message)
         except CallError as error:
             return error
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - without this thread no identity would ever be renewed again
+            _log.exception("%s: the call broke", self.address)
+            return CallError(Code.UNKNOWN, type(error).__name__)
         finally:
             run.call = None
         return CallError(Code.UNAVAILABLE, "the server ended the stream")
