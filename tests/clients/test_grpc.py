@@ -24,10 +24,11 @@ import pytest
 
 from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio
 from live import free_port
-from meshsec import Mesh, MeshConfig, SvidError, Workload
+from meshsec import Connection, Decision, Mesh, MeshConfig, Reason, SvidError, Workload, WorkloadPolicy
 from meshsec.ca import write_identity
 from meshsec.clients.tunnel import Tunnel
 from meshsec.resources import Service, parse
+from meshsec.servers._grpc import called
 from meshsec.sources import Identity
 from meshsec.testing import TestIssuer
 from world import World
@@ -48,6 +49,12 @@ spec:
     when: [{key: "request.headers[x-tenant]", values: [red]}]
 """
 TENANT = (("x-tenant", "red"),)
+ONE_HOST = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: shop, namespace: default}
+spec: {action: DENY, rules: [{to: [{operation: {hosts: [shop.prod]}}]}]}
+"""
 
 
 class Place:
@@ -131,6 +138,19 @@ def test_a_bad_token_is_unauthenticated(place: Place, port: int) -> None:
     token = place.issuer.token(lifetime=-600)
     metadata = (*TENANT, ("authorization", f"Bearer {token}"))
     assert refused(place.caller("web", port), metadata) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("compatibility", ["safe", "istio"])
+@pytest.mark.parametrize("metadata", [[], [("host", "elsewhere")], [("Host", "elsewhere"), ("host", "x")]])
+def test_no_client_chooses_the_host(compatibility: Any, metadata: list[tuple[str, str]]) -> None:
+    """What rules see is the host that the server is, whatever stands in the metadata."""
+    config = MeshConfig(compatibility=compatibility, allow_no_policy=True)
+    policy = WorkloadPolicy.compile(parse(ONE_HOST), Workload(name="web"), config)
+    for host, reason in (("shop.prod", Reason.DENY_RULE), ("elsewhere.prod", Reason.NO_ALLOW_POLICY)):
+        asked = called("/a.B/C", metadata, host, Connection())
+        decision = policy.decide(Connection(), asked, {}, now=1.0)
+        assert isinstance(decision, Decision)
+        assert decision.reason is reason
 
 
 def test_a_client_of_another_authority_gets_no_call_through(place: Place, port: int) -> None:

@@ -31,7 +31,9 @@ def called(method: str, metadata: Metadata, host: str, connection: Connection) -
         host: the service that the server is.
         connection: says whether it came over TLS.
     """
-    lines = [(name, value if isinstance(value, str) else _text(value)) for name, value in metadata]
+    # "host" is metadata like any other here, and would be Istio's word for where the call goes.
+    told = [(name, value) for name, value in metadata if name.lower() != "host"]
+    lines = [(name, value if isinstance(value, str) else _text(value)) for name, value in told]
     if not any(name == "content-type" for name, _ in lines):
         lines.append(("content-type", CONTENT_TYPE))
     return HttpRequest("POST", method, host, tuple(lines), "https" if connection.tls else "http")
