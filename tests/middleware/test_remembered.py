@@ -115,7 +115,8 @@ def over_wsgi(mesh: Mesh, number: int, **changes: Any) -> dict[str, Any] | int:
         **lines,
         **changes,
     }
-    mesh.wsgi(app)(environ, lambda status, *_: seen.append(int(status[:3])))
+    given = {key: value for key, value in environ.items() if value is not None}
+    mesh.wsgi(app)(given, lambda status, *_: seen.append(int(status[:3])))
     return seen[0]
 
 
@@ -165,6 +166,53 @@ def test_a_newer_policy_knows_nothing(call: Any, mesh: Mesh, recalled: list[Auth
     mesh._policies.current = PolicyVersion.compile(parse(CLOSED), current.workload, current.config)
     assert call(mesh, 4) == 403
     assert len(recalled) == 2
+
+
+NO_RAW = {"RAW_URI": None}
+BY_WSGI: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"REQUEST_METHOD": "POST"}),
+    ({}, {"wsgi.url_scheme": "http"}),
+    ({}, {"HTTP_HOST": "other.prod"}),
+    ({}, {"RAW_URI": "/a"}),
+    ({}, {"REQUEST_URI": "/x/../a"}),
+    (NO_RAW, {**NO_RAW, "REQUEST_URI": "/x/../a?q=1"}),
+    (NO_RAW, {**NO_RAW, "PATH_INFO": "/a"}),
+    (NO_RAW, {**NO_RAW, "PATH_INFO": "/b"}),
+    (NO_RAW, {**NO_RAW, "QUERY_STRING": "q=2"}),
+    (NO_RAW, {**NO_RAW, "QUERY_STRING": None}),
+    (NO_RAW, {**NO_RAW, "SCRIPT_NAME": "/x/..", "PATH_INFO": "/a"}),
+]
+BY_ASGI: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"method": "POST"}),
+    ({}, {"scheme": "http"}),
+    ({}, {"raw_path": b"/a"}),
+    ({}, {"path": "/b", "raw_path": b"/b"}),
+    ({}, {"query_string": b"q=2"}),
+    ({}, {"root_path": "/x"}),
+    ({"raw_path": None}, {"raw_path": None, "path": "/b"}),
+    ({"root_path": None}, {"root_path": "/a"}),
+    ({}, {"lines": [("Host", "other.prod"), *LINES[1:]]}),
+    ({}, {"lines": [*LINES[:1], ("X-Token", ISSUER.token(sub="bob")), *LINES[2:]]}),
+    ({}, {"lines": [*LINES, ("x-more", "")]}),
+    ({}, {"lines": LINES[::-1]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "usual", "other"),
+    [*((over_wsgi, *pair) for pair in BY_WSGI), *((over_asgi, *pair) for pair in BY_ASGI)],
+)
+def test_every_part_of_a_request_tells_it_apart(
+    call: Any, usual: dict[str, Any], other: dict[str, Any], mesh: Mesh, recalled: list[AuthContext]
+) -> None:
+    """One that differs in it from a remembered one is judged anew, though it be allowed, too."""
+    for number in range(4):
+        assert isinstance(call(mesh, number, **usual), dict)
+    assert len(recalled) == 2
+    call(mesh, 4, **other)
+    assert len(recalled) == 2
+    call(mesh, 5, **usual)
+    assert len(recalled) == 3
 
 
 def test_a_websocket_and_a_request_are_not_one(mesh: Mesh, recalled: list[AuthContext]) -> None:
