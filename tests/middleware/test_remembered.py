@@ -181,6 +181,7 @@ BY_WSGI: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (NO_RAW, {**NO_RAW, "QUERY_STRING": "q=2"}),
     (NO_RAW, {**NO_RAW, "QUERY_STRING": None}),
     (NO_RAW, {**NO_RAW, "SCRIPT_NAME": "/x/..", "PATH_INFO": "/a"}),
+    (NO_RAW, {**NO_RAW, "SCRIPT_NAME": "/admin"}),
 ]
 BY_ASGI: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"method": "POST"}),

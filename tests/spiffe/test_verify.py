@@ -301,6 +301,16 @@ def test_a_root_that_has_gone_is_gone() -> None:
         verify_x509_svid(named_a(old), only_new, now=NOW, role="client")
 
 
+def test_ten_certificates_are_a_chain_and_eleven_are_not() -> None:
+    """Leaf, eight intermediates and a root; whatever else a peer sends along is not even read."""
+    others = [TestCA("a.example").der for _ in range(9)]
+    assert verify_x509_svid([*named_a(A), *others], BUNDLES, now=NOW, role="client")
+    for one_more in (B.der, b"no certificate"):
+        with pytest.raises(SvidError) as caught:
+            verify_x509_svid([*named_a(A), *others, one_more], BUNDLES, now=NOW, role="client")
+        assert caught.value.code == "chain_too_long"
+
+
 def test_a_maze_of_intermediates_is_left() -> None:
     """CAs of one name and one key lead everywhere, for longer than anyone could wait; there is a budget."""
     forger = TestCA("a.example", name="maze")
