@@ -4,77 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import aiohttp
-import httpx
 import httpx2
 import pytest
 import requests
 
+from callers import CALLERS, Get
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.resources import Service, parse
 from world import World, serve
 
-Get = Callable[[Mesh, str], tuple[int, str]]
-
-
-def by_httpx2(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.httpx2 import MeshTransport
-
-    with httpx2.Client(transport=MeshTransport(mesh)) as client:
-        response = client.get(url)
-        return response.status_code, response.text
-
-
-def by_httpx2_async(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.httpx2 import AsyncMeshTransport
-
-    async def get() -> tuple[int, str]:
-        async with httpx2.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
-            response = await client.get(url)
-            return response.status_code, response.text
-
-    return asyncio.run(get())
-
-
-def by_httpx(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.httpx import MeshTransport
-
-    with httpx.Client(transport=MeshTransport(mesh)) as client:
-        response = client.get(url)
-        return response.status_code, response.text
-
-
-def by_requests(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.requests import MeshAdapter
-
-    with requests.Session() as session:
-        session.mount("https://", MeshAdapter(mesh))
-        session.mount("http://", MeshAdapter(mesh))
-        response = session.get(url)
-        return response.status_code, response.text
-
-
-def by_urllib3(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.urllib3 import MeshPoolManager
-
-    with MeshPoolManager(mesh) as manager:
-        response = manager.request("GET", url)
-        return response.status, response.data.decode()
-
-
-def by_aiohttp(mesh: Mesh, url: str) -> tuple[int, str]:
-    from meshsec.clients.aiohttp import MeshConnector
-
-    async def get() -> tuple[int, str]:
-        async with aiohttp.ClientSession(connector=MeshConnector(mesh)) as session, session.get(url) as response:
-            return response.status, await response.text()
-
-    return asyncio.run(get())
-
-
-CLIENTS = pytest.mark.parametrize("get", [by_httpx2, by_httpx2_async, by_httpx, by_requests, by_urllib3, by_aiohttp])
+CLIENTS = pytest.mark.parametrize("get", CALLERS)
 
 
 class Place:

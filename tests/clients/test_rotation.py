@@ -166,7 +166,7 @@ def test_a_connection_is_kept_for_a_limited_time(client, server, world: World) -
 @CLIENTS
 def test_traffic_does_not_notice_rotations(client, world: World) -> None:  # type: ignore[no-untyped-def]
     """Both ends get new certificates while several call without a pause: nothing fails, and each change is seen."""
-    renewals, callers, between = (200, 8, 40) if FULL else (8, 4, 6)
+    renewals, callers, between = (60, 8, 40) if FULL else (8, 4, 6)
     theirs = Changing(world, "reviews")
     reviews = Mesh(
         workload=Workload(name="reviews", namespace="prod", service_account="reviews"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-_OF_ENVOY = ["test_envoy.py", "test_differences.py", "test_tokens.py"]
-_LARGE = ["test_provider.py", "test_spire.py"]
+_OF_ENVOY = ["test_both_ways.py", "test_envoy.py", "test_differences.py", "test_tokens.py"]
+_LARGE = ["test_fronts.py", "test_provider.py", "test_spire.py"]
 
 collect_ignore_glob = [
     *([] if find_spec("envoy") else _OF_ENVOY),
