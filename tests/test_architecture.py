@@ -65,7 +65,7 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "servers.grpcio": frozenset({"grpc"}),
     "servers.grpclib": frozenset({"grpclib"}),
     "frameworks": frozenset({"starlette", "werkzeug", "fastapi", "flask", "asgiref"}),
-    "clients": frozenset({"httpx", "httpx2", "requests", "urllib3", "aiohttp"}),
+    "clients": frozenset({"httpx", "httpx2", "requests", "urllib3", "aiohttp", "yarl"}),
     "testing": frozenset({"pytest"}),
     "cli": frozenset({"click", "rich", "yaml"}),  # a request may be described in a file
 }

@@ -26,7 +26,7 @@ from meshsec.ca import CertificateAuthority
 from meshsec.servers.uvicorn import protocol_class
 from meshsec.spiffe import X509Svid
 
-__all__ = ["Front", "application", "envoy", "haproxy", "mutual_tls", "nginx"]
+__all__ = ["Front", "application", "envoy", "haproxy", "mutual_tls", "nginx", "program"]
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
 
@@ -102,7 +102,7 @@ def _process(
     command: Sequence[str], folder: Path, ports: Sequence[int], env: dict[str, str] | None
 ) -> Iterator[None]:
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
         for port in ports:
             _until(lambda port=port: _listens(port) or process.poll() is not None)
@@ -123,6 +123,17 @@ def _listens(port: int) -> bool:
 
 
 # ---------------------------------------------------------------- nginx, HAProxy
+
+_PACKAGES: Final = {
+    "nginx": ("nginx", "libpcre2-8-0"),
+    "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
+}
+
+
+def program(name: str) -> list[str] | None:
+    """How one of them is called; None where it cannot be had, which is printed."""
+    return debian.program(name, *_PACKAGES[name], version="-v")
+
 
 _NGINX: Final = """
 USER
@@ -163,8 +174,7 @@ def nginx(front: Front, upstream: Path) -> Iterator[int]:
     user = "user root root;" if os.getuid() == 0 else ""
     text = _NGINX.replace("USER", user).replace("PORT", str(port)).replace("SOCKET", str(upstream))
     (front.folder / "nginx.conf").write_text(text, encoding="utf-8")
-    command = [debian.command("nginx"), "-p", f"{front.folder}/", "-c", "nginx.conf"]
-    with _process(command, front.folder, [port], debian.environment("nginx")):
+    with _process([*(program("nginx") or ()), "-p", f"{front.folder}/", "-c", "nginx.conf"], front.folder, [port]):
         yield port
 
 
@@ -200,8 +210,7 @@ def haproxy(front: Front, upstream: Path, notation: str = "haproxy") -> Iterator
     (front.folder / "haproxy.cfg").write_text(
         text.replace("HEADER", header).replace("VALUE", value), encoding="utf-8"
     )
-    command = [debian.command("haproxy"), "-db", "-f", "haproxy.cfg"]
-    with _process(command, front.folder, [port], debian.environment("haproxy")):
+    with _process([*(program("haproxy") or ()), "-db", "-f", "haproxy.cfg"], front.folder, [port]):
         yield port
 
 
@@ -247,7 +256,7 @@ def envoy(
         "warning",
     ]
     ports = [listener["address"]["socket_address"]["port_value"] for listener in listeners]
-    with _process(command, front.folder, ports, None):
+    with _process(command, front.folder, ports):
         yield
 
 

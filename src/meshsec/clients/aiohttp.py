@@ -11,6 +11,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
+from yarl import URL
 
 from ..mesh import Mesh
 from ..tls import MeshSSLContext
@@ -49,10 +50,12 @@ class MeshConnector(aiohttp.BaseConnector):
         if url.scheme not in _SCHEMES:
             raise aiohttp.NonHttpUrlClientError(url)
         route = self._services.route(_SCHEMES[url.scheme], url.host or "", url.port)
-        token = await self._services.token_async(route)
-        if token is not None:
-            req.headers.setdefault("Authorization", f"Bearer {token}")
-        await self._close_retired()
+        if self._services.carries_token(route):
+            token = await self._services.token_async(route)
+            if token is not None:
+                req.headers.setdefault("Authorization", f"Bearer {token}")
+        for pool in self._services.take_closable():
+            await pool.close()
         lease = self._services.lease(route)
         try:
             connection = await _dial(lease.pool, req, route, traces, timeout)
@@ -67,10 +70,6 @@ class MeshConnector(aiohttp.BaseConnector):
         await super().close(abort_ssl=abort_ssl)
         for pool in self._services.take_all():
             await pool.close(abort_ssl=abort_ssl)
-
-    async def _close_retired(self) -> None:
-        for pool in self._services.take_closable():
-            await pool.close()
 
     def _make(self, context: MeshSSLContext, _route: Route) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(ssl=context, **self._options)
@@ -90,12 +89,15 @@ async def _dial(
         scheme = _SECURE.get(scheme, scheme)
         req.server_hostname = route.server_name
     asked = req.url
-    for host, port in route.endpoints[:-1]:
-        req.url = asked.with_scheme(scheme).with_host(host).with_port(port)
+    for endpoint in route.endpoints[:-1]:
+        req.url = _readdressed(asked, scheme, *endpoint)
         try:
             return await pool.connect(req, traces, timeout)
         except aiohttp.ClientConnectorError:
             continue
-    host, port = route.endpoints[-1]
-    req.url = asked.with_scheme(scheme).with_host(host).with_port(port)
+    req.url = _readdressed(asked, scheme, *route.endpoints[-1])
     return await pool.connect(req, traces, timeout)
+
+
+def _readdressed(asked: URL, scheme: str, host: str, port: int) -> URL:
+    return asked.with_scheme(scheme).with_host(host).with_port(port)

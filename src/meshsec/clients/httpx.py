@@ -147,16 +147,35 @@ def _attempts(request: httpx.Request, route: Route, token: str | None) -> list[h
     headers = request.headers
     if token is not None and "authorization" not in headers:
         headers = httpx.Headers([*headers.raw, (b"authorization", f"Bearer {token}".encode())])
-    return [
-        httpx.Request(
-            request.method,
-            request.url.copy_with(scheme=route.scheme, host=host, port=port),
-            headers=headers,
-            stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": route.server_name},
-        )
-        for host, port in route.endpoints
-    ]
+    return [_Attempt(request, headers, route, endpoint) for endpoint in route.endpoints]
+
+
+class _Attempt(httpx.Request):
+    """A request to one endpoint. Made for each request, so without the URL being written and read again."""
+
+    def __init__(
+        self, request: httpx.Request, headers: httpx.Headers, route: Route, endpoint: tuple[str, int]
+    ) -> None:
+        self.method = request.method
+        self.url: Any = _Address(request.url, route.scheme, *endpoint)
+        self.headers = headers
+        self.stream = request.stream
+        self.extensions = {**request.extensions, "sni_hostname": route.server_name}
+
+
+class _Address:
+    """A URL at another address: what transports read of it is here, everything else is the asked one's."""
+
+    __slots__ = ("_asked", "port", "raw_host", "raw_scheme")
+
+    def __init__(self, asked: httpx.URL, scheme: str, host: str, port: int) -> None:
+        self._asked = asked
+        self.raw_scheme = scheme.encode("ascii")
+        self.raw_host = host.encode("ascii")
+        self.port = port
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._asked, name)
 
 
 def _send(pool: httpx.HTTPTransport, attempts: list[httpx.Request]) -> httpx.Response:
