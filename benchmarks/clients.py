@@ -235,7 +235,7 @@ def _meshsec(stack: ExitStack, loop: asyncio.AbstractEventLoop, mesh: Mesh, dire
 
 
 def _pyspiffe(folder: Path, url: str) -> dict[str, Ask]:
-    """Where its context works: asyncio cannot use it, and clients that set it up for each connection cannot make two."""
+    """Where its context works: not under asyncio, nor where a client sets it up for each connection anew."""
     from spiffetls import SpiffeSSLContext  # type: ignore[import-not-found, unused-ignore]
 
     from spiffe import SpiffeId, TrustDomain, X509Bundle, X509Svid

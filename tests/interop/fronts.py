@@ -98,9 +98,7 @@ def _until(true: Any) -> None:
 
 
 @contextmanager
-def _process(
-    command: Sequence[str], folder: Path, ports: Sequence[int], env: dict[str, str] | None
-) -> Iterator[None]:
+def _process(command: Sequence[str], folder: Path, ports: Sequence[int]) -> Iterator[None]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:

@@ -6,6 +6,7 @@ so. Only services that the mesh names are reached. Proxies of the environment ha
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
@@ -99,5 +100,7 @@ async def _dial(
     return await pool.connect(req, traces, timeout)
 
 
+@lru_cache(256)
 def _readdressed(asked: URL, scheme: str, host: str, port: int) -> URL:
+    """As yarl itself remembers what it has read, and with it what aiohttp asks of a URL."""
     return asked.with_scheme(scheme).with_host(host).with_port(port)
