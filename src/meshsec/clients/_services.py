@@ -138,7 +138,7 @@ class ServicePools(Generic[Pool]):
 
     def carries_token(self, route: Route) -> bool:
         """Whether requests for the service carry one."""
-        return self._source(route) is not None
+        return bool(self._tokens) and self._source(route) is not None
 
     def token(self, route: Route) -> str | None:
         """What a request for the service carries, waiting for it if need be; nothing ever to a plain one."""
@@ -178,6 +178,8 @@ class ServicePools(Generic[Pool]):
 
     def take_closable(self) -> list[Pool]:
         """Pools that are out of use, which the caller closes."""
+        if not self._closable:
+            return []
         with self._lock:
             pools, self._closable = self._closable, []
             return pools

@@ -6,7 +6,7 @@ so. Only services that the mesh names are reached. Proxies of the environment ha
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import aiohttp
@@ -47,23 +47,23 @@ class MeshConnector(aiohttp.BaseConnector):
             raise aiohttp.ClientConnectionError("Connector is closed")
         if req.ssl is not True:
             raise ValueError("ssl= cannot be used in a mesh: who answers is always checked, by the mesh")
-        url = req.url
+        services, url = self._services, req.url
         if url.scheme not in _SCHEMES:
             raise aiohttp.NonHttpUrlClientError(url)
-        route = self._services.route(_SCHEMES[url.scheme], url.host or "", url.port)
-        if self._services.carries_token(route):
-            token = await self._services.token_async(route)
+        route = services.route(_SCHEMES[url.scheme], url.host or "", url.port)
+        if services.carries_token(route):
+            token = await services.token_async(route)
             if token is not None:
                 req.headers.setdefault("Authorization", f"Bearer {token}")
-        for pool in self._services.take_closable():
-            await pool.close()
-        lease = self._services.lease(route)
+        lease = services.lease(route)
         try:
             connection = await _dial(lease.pool, req, route, traces, timeout)
         except BaseException:
-            self._services.release(lease)
+            services.release(lease)
             raise
-        connection.add_callback(lambda: self._services.release(lease))
+        connection.add_callback(partial(services.release, lease))
+        for pool in services.take_closable():
+            await pool.close()
         return connection
 
     async def close(self, *, abort_ssl: bool = False) -> None:
@@ -85,22 +85,23 @@ async def _dial(
 ) -> Connection:
     """One endpoint after the other; the Host header, written before, and the TLS server name stay the service's."""
     req.proxy = None
-    scheme = req.url.scheme
+    asked = req.url
+    scheme = asked.scheme
     if route.ids is not None:
         scheme = _SECURE.get(scheme, scheme)
         req.server_hostname = route.server_name
-    asked = req.url
     for endpoint in route.endpoints[:-1]:
-        req.url = _readdressed(asked, scheme, *endpoint)
+        req.url = _readdressed(asked, scheme, endpoint)
         try:
             return await pool.connect(req, traces, timeout)
         except aiohttp.ClientConnectorError:
             continue
-    req.url = _readdressed(asked, scheme, *route.endpoints[-1])
+    req.url = _readdressed(asked, scheme, route.endpoints[-1])
     return await pool.connect(req, traces, timeout)
 
 
 @lru_cache(256)
-def _readdressed(asked: URL, scheme: str, host: str, port: int) -> URL:
+def _readdressed(asked: URL, scheme: str, endpoint: tuple[str, int]) -> URL:
     """As yarl itself remembers what it has read, and with it what aiohttp asks of a URL."""
+    host, port = endpoint
     return asked.with_scheme(scheme).with_host(host).with_port(port)
