@@ -10,9 +10,11 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event, Semaphore
 from typing import Any
 
 import grpc
@@ -23,7 +25,7 @@ import grpclib.exceptions
 import pytest
 
 from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio
-from live import free_port
+from live import FULL, free_port
 from meshsec import Connection, Decision, Mesh, MeshConfig, Reason, SvidError, Workload, WorkloadPolicy
 from meshsec.ca import write_identity
 from meshsec.clients.tunnel import Tunnel
@@ -304,6 +306,39 @@ def test_a_renewed_certificate_retires_the_connection(place: Place, honest: int)
             seen = [ask(it, "Talk")[0].rpartition(b" ")[2] for _ in range(20)]
             assert seen[-1] == digest
             assert seen == sorted(seen, key=digest.__eq__)
+
+
+def test_traffic_does_not_notice_rotations(place: Place, honest: int) -> None:
+    """Four callers without a pause, and a new certificate again and again: no call fails."""
+    renewals = 100 if FULL else 6
+    source = Changing(place.world, "web")
+    known = place.caller("web", honest)
+    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    done, turn, seen = Event(), Semaphore(0), set[bytes]()
+
+    def call(it: grpc.Channel) -> int:
+        count = 0
+        while not done.is_set():
+            seen.update(ask(it, METHODS[count % 4]))
+            count += 1
+            turn.release()
+        return count
+
+    with (
+        Tunnel(mesh, "reviews.prod") as tunnel,
+        grpc.insecure_channel(tunnel.target, options=tunnel.options) as it,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        callers = [pool.submit(call, it) for _ in range(4)]
+        try:
+            for _ in range(renewals):
+                for _ in range(24):
+                    assert turn.acquire(timeout=20)
+                source.renew(mesh)
+        finally:
+            done.set()
+        assert sum(one.result() for one in callers) >= 24 * renewals
+    assert len({answer.rpartition(b" ")[2] for answer in seen}) >= renewals
 
 
 def test_a_call_under_way_outlives_its_connections_retirement(place: Place, honest: int) -> None:
