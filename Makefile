@@ -5,8 +5,8 @@
 #   make lint types   ruff; mypy --strict and pyright
 #   make docs         the documentation's links and code blocks
 #   make interop      a real Envoy and meshsec, asked the same 40,000 times (MESHSEC_SEED=n asks something else); other real
-#                     peers: an OpenID Provider; SPIRE, where Go is (built once, some minutes); nginx, HAProxy and Envoy in
-#                     front of an application, Envoy as its caller and as what it calls
+#                     peers: an OpenID Provider; curl, OpenSSL and GnuTLS; SPIRE, where Go is (built once, some minutes);
+#                     nginx, HAProxy and Envoy in front of an application, Envoy as its caller and as what it calls
 #   make soak         the long forms: every server and framework, 10,000 connections and 1,000 rotations, a minute of everything at once
 #   make bench        numbers of this machine
 #   make clean        remove the environment

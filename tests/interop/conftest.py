@@ -9,7 +9,7 @@ import os
 from importlib.util import find_spec
 
 _OF_ENVOY = ["test_both_ways.py", "test_envoy.py", "test_differences.py", "test_tokens.py"]
-_LARGE = ["test_fronts.py", "test_provider.py", "test_spire.py"]
+_LARGE = ["test_fronts.py", "test_provider.py", "test_spire.py", "test_tls_clients.py"]
 
 collect_ignore_glob = [
     *([] if find_spec("envoy") else _OF_ENVOY),

@@ -89,7 +89,7 @@ BAD: Final[dict[str, tuple[Callable[[], Pair], str]]] = {
         "untrusted_chain",
     ),
     **{name: (partial(CA.leaf, **options), code) for name, (options, code) in PROFILE.items()},
-    "nine intermediates": (lambda: _chained(CA, 10), "chain_too_long"),
+    "nine intermediates": (lambda: _chained(CA, 9), "chain_too_long"),
 }
 
 # OpenSSL itself refuses these; that it still does is what makes the list above enough.

@@ -183,8 +183,9 @@ def _identify(
     resumed = not path and tls_object.session_reused and bool(chain)
     if not path and not resumed:
         raise SvidError("the handshake verified no certificate chain", code="not_verified")
-    if len(chain) > _MAX_CHAIN:
-        raise SvidError(f"a chain of {len(chain)} certificates, more than {_MAX_CHAIN}", code="chain_too_long")
+    longest = max(len(chain), len(path))  # some clients send the root along, in the path it always is
+    if longest > _MAX_CHAIN:
+        raise SvidError(f"a chain of {longest} certificates, more than {_MAX_CHAIN}", code="chain_too_long")
     spiffe_id = _named(chain[0] if resumed else path[0])
     bundle = material.bundles.get(spiffe_id.trust_domain)
     if bundle is None:
