@@ -10,6 +10,7 @@ into it, or turn verification off, change nothing. This file must not know who p
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 import time
@@ -93,6 +94,7 @@ class _InnerContext(GuardedContext):
     sslsocket_class = GuardedSocket
     sslobject_class = GuardedObject
     material: TlsMaterial | None = None
+    not_after: float = math.inf  # of our own SVID, if it shows one
 
     def __new__(cls, gate: Gate, _minimum: ssl.TLSVersion) -> Self:
         return super().__new__(cls, _PROTOCOL[gate.role])
@@ -266,12 +268,12 @@ class MeshSSLContext(ssl.SSLContext):
             material = self._gate.source.current()
         except SvidError as error:
             return _unready(self._new(permissive=False), error)
-        if not self._anonymous and (unfit := _unfit(material.svid)):
-            return _unready(self._new(permissive=False), unfit)
         kind = (self._alpn, self._plaintext is not None and self._plaintext())
         inner = self._built.get(kind)
-        if inner is not None and inner.material is material:
+        if inner is not None and inner.material is material and time.time() <= inner.not_after:
             return inner
+        if not self._anonymous and (unfit := _unfit(material.svid)):
+            return _unready(self._new(permissive=False), unfit)
         try:
             fresh = _filled(
                 self._new(permissive=kind[1]), material, None if self._anonymous else material.svid, kind[0]
@@ -308,6 +310,7 @@ def _filled(
 ) -> _InnerContext:
     inner.material = material
     if svid is not None:
+        inner.not_after = svid.not_after
         load_svid(inner, svid)
     authorities = b"".join(_authorities(material.bundles))
     if authorities:

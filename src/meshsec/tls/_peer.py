@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography import x509
 
+from .._values import quick
 from ..errors import SvidError
 from ..spiffe import Role, SpiffeId, TrustDomain, X509Bundle, check_leaf, verify_x509_svid
 from ._material import MaterialSource, TlsMaterial
@@ -46,6 +47,7 @@ _REMEMBERED_SECONDS: Final = 60
 _ENCODING_DER: Final = 2  # _ssl.ENCODING_DER
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class VerifiedPeer:
     """The peer of one connection, verified in its handshake.
@@ -186,7 +188,7 @@ def _identify(
     longest = max(len(chain), len(path))  # some clients send the root along, in the path it always is
     if longest > _MAX_CHAIN:
         raise SvidError(f"a chain of {longest} certificates, more than {_MAX_CHAIN}", code="chain_too_long")
-    spiffe_id = _named(chain[0] if resumed else path[0])
+    spiffe_id, digest = _named(chain[0] if resumed else path[0])
     bundle = material.bundles.get(spiffe_id.trust_domain)
     if bundle is None:
         raise SvidError(f"no bundle for the trust domain of {spiffe_id}", code="unknown_trust_domain")
@@ -201,8 +203,8 @@ def _identify(
         chain=chain,
         path=path,
         role=role,
-        certificate_sha256=sha256(chain[0]).digest(),
-        not_after=min(map(_not_after, path or chain[:1])),
+        certificate_sha256=digest,
+        not_after=min([_not_after(der) for der in path or chain[:1]]),
         generation=material.generation,
         sni=server_name,
     )
@@ -215,8 +217,8 @@ def _anchored(path: tuple[bytes, ...], bundle: X509Bundle) -> bool:
 
 # What a certificate says depends on its bytes alone; whom to believe is not remembered here.
 @lru_cache(_RECALLED)
-def _named(der: bytes) -> SpiffeId:
-    return check_leaf(x509.load_der_x509_certificate(der))
+def _named(der: bytes) -> tuple[SpiffeId, bytes]:
+    return check_leaf(x509.load_der_x509_certificate(der)), sha256(der).digest()
 
 
 @lru_cache(_RECALLED)
@@ -233,7 +235,7 @@ def _chains(tls_object: ssl.SSLSocket | ssl.SSLObject) -> tuple[tuple[bytes, ...
 
 
 def _der(chain: Iterable[_Certificate] | None) -> tuple[bytes, ...]:
-    return tuple(certificate.public_bytes(_ENCODING_DER) for certificate in chain or ())
+    return tuple([certificate.public_bytes(_ENCODING_DER) for certificate in chain or ()])
 
 
 class _Certificate(Protocol):
