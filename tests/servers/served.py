@@ -19,7 +19,7 @@ from meshsec.middleware import TRANSPORT_KEY, Transport
 from meshsec.servers import current_mesh
 from meshsec.tls import verified_peer
 
-__all__ = ["asgi", "flask_app", "judged_asgi", "judged_wsgi", "main", "wsgi"]
+__all__ = ["asgi", "flask_app", "judged_asgi", "judged_wsgi", "main", "plain", "wsgi"]
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s %(message)s")
 _calls = itertools.count(1)
@@ -101,6 +101,15 @@ def wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 async def judged_asgi(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI application behind the middleware."""
     await current_mesh().asgi(asgi)(scope, receive, send)
+
+
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    """For servers without anything of ours."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    else:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def judged_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from ..ca import CertificateAuthority
 from ..errors import ConfigError
 from ..spiffe import SpiffeId, X509Svid
 from ..tls import load_svid
+from ._quic import alternative_ports, quic_versions
 
 __all__ = ["doctor"]
 
@@ -62,21 +63,27 @@ class _Finding:
 @click.option(
     "--identity", type=click.Path(path_type=Path, file_okay=False), help="cert-chain.pem and key.pem of a friend."
 )
+@click.option(
+    "--expired", type=click.Path(path_type=Path, file_okay=False), help="the same of somebody whose time is up."
+)
 @click.option("--trust-domain", default="cluster.local", show_default=True, help="whose names the strangers take.")
-def doctor(url: str, identity: Path | None, trust_domain: str) -> None:
+def doctor(url: str, identity: Path | None, expired: Path | None, trust_domain: str) -> None:
     """Knock at URL (https://host:port/path) as those would who must not get in, and say what was let through.
 
     With --identity also as a friend: with TLS 1.2, a resumed session, and headers that pretend to be somebody else.
+    With --expired as somebody of the mesh whose certificate has ended; without it, as somebody of a foreign mesh.
+    Of HTTP/3 only that somebody offers it (Alt-Svc, or QUIC at the same UDP port) is found out, not whom it takes.
     Exits with 0 if every stranger was refused, else with 3.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         raise ConfigError("write https://host:port/path")
     target = _Target(parts.hostname, parts.port or 443, parts.path or "/", trust_domain)
-    findings = _strangers(target)
-    if identity is not None:
-        chain, key = (identity / "cert-chain.pem").read_bytes(), (identity / "key.pem").read_bytes()
-        findings += _as_a_friend(target, X509Svid.from_pem(chain, key))
+    friend = None if identity is None else _read(identity)
+    findings = _strangers(target, None if expired is None else _read(expired))
+    findings.append(_http3(target, friend))
+    if friend is not None:
+        findings += _as_a_friend(target, friend)
     width = max(len(finding.attempt) for finding in findings)
     for finding in findings:
         click.echo(f"{'OPEN' if finding.open else 'ok  '}  {finding.attempt:<{width}}  {finding.answer}")
@@ -84,12 +91,19 @@ def doctor(url: str, identity: Path | None, trust_domain: str) -> None:
         raise click.exceptions.Exit(3)
 
 
-def _strangers(target: _Target) -> list[_Finding]:
+def _read(folder: Path) -> X509Svid:
+    return X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+
+
+def _strangers(target: _Target, late: X509Svid | None) -> list[_Finding]:
     now = time.time()
     foreign = CertificateAuthority.create(target.trust_domain)
     name = SpiffeId.for_service_account(target.trust_domain, "default", "doctor")
     stranger = foreign.issue_x509_svid(name)
-    expired = CertificateAuthority.create(target.trust_domain, now=now - _YEAR).issue_x509_svid(
+    if late is not None and late.not_after >= now:
+        raise ConfigError("--expired: the certificate there has not expired")
+    whose = "an expired certificate" if late else "an expired certificate of a foreign authority"
+    expired = late or CertificateAuthority.create(target.trust_domain, now=now - _YEAR).issue_x509_svid(
         name, now=now - _YEAR / 2
     )
     attempts: list[tuple[str, Callable[[], ssl.SSLContext | None]]] = [
@@ -97,7 +111,7 @@ def _strangers(target: _Target) -> list[_Finding]:
         ("no certificate", _context),
         ("no certificate, TLS 1.2", lambda: _context(version=ssl.TLSVersion.TLSv1_2)),
         ("a certificate of a foreign authority", lambda: _context(stranger)),
-        ("an expired certificate", lambda: _context(expired)),
+        (whose, lambda: _context(expired)),
     ]
     return [_stranger(target, attempt, make()) for attempt, make in attempts]
 
@@ -106,6 +120,20 @@ def _stranger(target: _Target, attempt: str, context: ssl.SSLContext | None) -> 
     answer = _ask(target, context, _spoofed(target))
     # 401 and 403 are an application's door, or the middleware's: the request was refused where it should be.
     return _Finding(attempt, answer, open=answer.isdecimal() and answer not in ("400", "401", "403"))
+
+
+def _http3(target: _Target, friend: X509Svid | None) -> _Finding:
+    """QUIC asks nobody for a certificate on the servers that offer it, unless somebody has taken great care."""
+    offered: tuple[int, ...] = ()
+    with suppress(OSError, http.client.HTTPException):  # who is not let in is told nothing
+        offered = alternative_ports(_get(target, _context(friend)).getheader("alt-svc", ""))
+    for port in dict.fromkeys((*offered, target.port)):
+        versions = quic_versions(target.host, port)
+        if versions or port in offered:
+            answers = f"versions {', '.join(f'{version:#x}' for version in versions)}" if versions else "no answer"
+            unknown = "whether it asks for a certificate is not checked"
+            return _Finding("HTTP/3", f"offered at UDP port {port} ({answers}); {unknown}", open=True)
+    return _Finding("HTTP/3", "not offered, and no QUIC at this UDP port", open=False)
 
 
 def _as_a_friend(target: _Target, svid: X509Svid) -> list[_Finding]:
@@ -144,20 +172,25 @@ def _context(svid: X509Svid | None = None, version: ssl.TLSVersion | None = None
 
 def _ask(target: _Target, context: ssl.SSLContext | None, headers: dict[str, str] | None = None) -> str:
     """One GET: the status, or why there was none."""
+    try:
+        return str(_get(target, context, headers).status)
+    except ConnectionRefusedError as error:
+        raise ConfigError(f"nobody listens at {target.host}:{target.port}") from error
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
+
+
+def _get(
+    target: _Target, context: ssl.SSLContext | None, headers: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
     connection = (
         http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT)
         if context is None
         else http.client.HTTPSConnection(target.host, target.port, timeout=_TIMEOUT, context=context)
     )
-    try:
+    with closing(connection):
         connection.request("GET", target.path, headers=headers or {})
-        return str(connection.getresponse().status)
-    except ConnectionRefusedError as error:
-        raise ConfigError(f"nobody listens at {target.host}:{target.port}") from error
-    except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({type(error).__name__})"
-    finally:
-        connection.close()
+        return connection.getresponse()
 
 
 def _resumed(target: _Target, context: ssl.SSLContext) -> bool:
