@@ -6,8 +6,9 @@ import http.client
 import json
 import socket
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -54,6 +55,55 @@ def test_flask_run_serves_with_our_context(tmp_path: Path) -> None:
         new = server.publish(CertificateAuthority.create("td.example"))
         caller = server.caller("new")
         until(lambda: serial(server, caller) == new.serial)
+
+
+def test_a_mesh_that_was_loaded_before_the_fork_rotates_in_every_worker(tmp_path: Path) -> None:
+    """gunicorn's preload_app: threads do not survive a fork, and both workers follow the files all the same."""
+    port, authority = free_port(), mesh(tmp_path)
+    early = "from meshsec.servers import current_mesh\ncurrent_mesh().start()\n"
+    conf = gunicorn_conf(tmp_path, port, early + "workers = 2\npreload_app = True")
+    arguments = [sys.executable, "-m", "gunicorn", "-c", str(conf), "served:judged_wsgi"]
+    with serving(tmp_path, arguments, port, authority) as server:
+        with closing(server.connect(server.caller("early"))) as connection:
+            until(lambda: ask(connection)["peer"].endswith("/early"))
+        server.publish(CertificateAuthority.create("td.example"))
+        caller, processes = server.caller("new"), set()
+
+        def both_take_the_new_authority() -> bool:
+            with closing(server.connect(caller)) as connection, suppress(OSError, http.client.HTTPException):
+                processes.add(ask(connection)["process"])
+            return len(processes) == 2
+
+        until(both_take_the_new_authority)
+
+
+PROBED: Final = {
+    "gunicorn": "def when_ready(_):\n    listen(current_mesh(), port={probes}, host='127.0.0.1')\n",
+    "uvicorn": "listen(current_mesh(), port={probes}, host='127.0.0.1')\n"
+    "run(served.judged_asgi, mesh=current_mesh(), port={port})\n",
+}
+IMPORTS: Final = "from meshsec.servers import current_mesh\nfrom meshsec.servers.probes import listen\n"
+
+
+@pytest.mark.parametrize("kind", PROBED)
+def test_probes_are_answered_beside_the_server(kind: str, tmp_path: Path) -> None:
+    """In plaintext, on a port of their own, and nothing of the application is to be had there."""
+    port, probes, authority = free_port(), free_port(), mesh(tmp_path)
+    lines = IMPORTS + PROBED[kind].format(port=port, probes=probes)
+    if kind == "gunicorn":
+        arguments = ["-m", "gunicorn", "-c", str(gunicorn_conf(tmp_path, port, lines)), "served:judged_wsgi"]
+    else:
+        arguments = ["-c", f"import served\nfrom meshsec.servers.uvicorn import run\n{lines}"]
+    with serving(tmp_path, [sys.executable, *arguments], port, authority) as server:
+        with closing(server.connect(server.caller("web"))) as connection:
+            assert ask(connection)["peer"].endswith("/web")
+        answers = {}
+        for path in ("/livez", "/readyz", "/"):
+            with closing(http.client.HTTPConnection("127.0.0.1", probes, timeout=TIMEOUT)) as plain:
+                plain.request("GET", path)
+                response = plain.getresponse()
+                answers[path] = (response.status, response.read())
+    assert answers == {"/livez": (200, b""), "/readyz": (200, b""), "/": (404, b"")}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,42 @@ def _expired(folder: Path, authority: CertificateAuthority) -> None:
     write_identity(folder, svid, authority.bundle)
 
 
+def _not_yet_valid(folder: Path, authority: CertificateAuthority) -> None:
+    write_identity(folder, authority.issue_x509_svid(ID, now=NOW + 3600), authority.bundle)
+
+
+def _under_an_expired_root(folder: Path, authority: CertificateAuthority) -> None:
+    old = CertificateAuthority.create("cluster.local", now=NOW - 20 * 365 * 86400.0)
+    write_identity(folder, old.issue_x509_svid(ID, now=NOW - 20 * 365 * 86400.0), old.bundle)
+
+
+def _empty_certificate(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "cert-chain.pem").write_bytes(b"")
+
+
+def _empty_key(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "key.pem").write_bytes(b"")
+
+
+def _second_root_cut_off(folder: Path, authority: CertificateAuthority) -> None:
+    whole = CertificateAuthority.create("cluster.local", now=NOW).bundle.to_pem()
+    (folder / "root-cert.pem").write_bytes(authority.bundle.to_pem() + whole[: len(whole) // 2])
+
+
+def _a_folder_for_a_key(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "..data" / "key.pem").unlink()
+    (folder / "..data" / "key.pem").mkdir()
+
+
+def _a_loop_for_a_key(folder: Path, authority: CertificateAuthority) -> None:
+    (folder / "..data" / "key.pem").unlink()
+    (folder / "..data" / "key.pem").symlink_to("key.pem")
+
+
+def _nothing_left(folder: Path, authority: CertificateAuthority) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
 def _other_account(folder: Path, authority: CertificateAuthority) -> None:
     other = SpiffeId.for_service_account("cluster.local", "prod", "other")
     write_identity(folder, authority.issue_x509_svid(other, now=NOW), authority.bundle)
@@ -119,6 +155,14 @@ FAULTS: list[tuple[Callable[[Path, CertificateAuthority], None], float]] = [
     (_missing_key, NOW),
     (_expired, NOW + 3600),
     (_other_account, NOW),
+    (_not_yet_valid, NOW),
+    (_under_an_expired_root, NOW),
+    (_empty_certificate, NOW),
+    (_empty_key, NOW),
+    (_second_root_cut_off, NOW),
+    (_a_folder_for_a_key, NOW),
+    (_a_loop_for_a_key, NOW),
+    (_nothing_left, NOW),
 ]
 
 

@@ -198,16 +198,8 @@ def _identify(
         verify_x509_svid(chain, material.bundles, now=time.time(), role=role)
         path = ()
     material.revoked.check(path or chain, bundle.x509_authorities)
-    return VerifiedPeer(
-        id=spiffe_id,
-        chain=chain,
-        path=path,
-        role=role,
-        certificate_sha256=digest,
-        not_after=min([_not_after(der) for der in path or chain[:1]]),
-        generation=material.generation,
-        sni=server_name,
-    )
+    not_after = _first_end(path or chain[:1])
+    return VerifiedPeer(spiffe_id, chain, path, role, digest, not_after, material.generation, server_name)
 
 
 def _anchored(path: tuple[bytes, ...], bundle: X509Bundle) -> bool:
@@ -222,6 +214,11 @@ def _named(der: bytes) -> tuple[SpiffeId, bytes]:
 
 
 @lru_cache(_RECALLED)
+def _first_end(chain: tuple[bytes, ...]) -> float:
+    return min(map(_not_after, chain))
+
+
+@lru_cache(_RECALLED)
 def _not_after(der: bytes) -> float:
     return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
 
@@ -231,11 +228,15 @@ def _chains(tls_object: ssl.SSLSocket | ssl.SSLObject) -> tuple[tuple[bytes, ...
     if sys.version_info >= (3, 13):
         return tuple(tls_object.get_verified_chain()), tuple(tls_object.get_unverified_chain())
     private = vars(tls_object)["_sslobj"]
-    return _der(private.get_verified_chain()), _der(private.get_unverified_chain())
+    verified, presented = private.get_verified_chain() or [], private.get_unverified_chain() or []
+    path = _der(verified)
+    # Mostly the one begins with the other; to compare is cheaper than to encode again.
+    same = presented == verified[: len(presented)]
+    return path, path[: len(presented)] if same else _der(presented)
 
 
-def _der(chain: Iterable[_Certificate] | None) -> tuple[bytes, ...]:
-    return tuple([certificate.public_bytes(_ENCODING_DER) for certificate in chain or ()])
+def _der(chain: Iterable[_Certificate]) -> tuple[bytes, ...]:
+    return tuple([certificate.public_bytes(_ENCODING_DER) for certificate in chain])
 
 
 class _Certificate(Protocol):
