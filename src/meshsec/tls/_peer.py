@@ -150,15 +150,8 @@ def verify_presented(chain: tuple[bytes, ...], source: MaterialSource, *, now: f
         bundle = material.bundles.get(spiffe_id.trust_domain)
         material.revoked.check(chain, bundle.x509_authorities if bundle else ())
         material.remember(key)
-    return VerifiedPeer(
-        id=_named(chain[0]),
-        chain=chain,
-        path=(),
-        role="client",
-        certificate_sha256=sha256(chain[0]).digest(),
-        not_after=_not_after(chain[0]),
-        generation=material.generation,
-    )
+    spiffe_id, digest = _named(chain[0])
+    return VerifiedPeer(spiffe_id, chain, (), "client", digest, _not_after(chain[0]), material.generation)
 
 
 def _presented_key(chain: tuple[bytes, ...], now: float) -> bytes:
