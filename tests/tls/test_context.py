@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import ssl
+import sys
 import urllib.request
 from collections.abc import Callable
 from typing import Any, Final
@@ -135,6 +136,22 @@ def test_an_attribute_that_is_not_the_ssl_modules_may_be_kept() -> None:
     server, _ = both()
     server.noted = "x"
     assert server.noted == "x"
+
+
+def test_an_openssl_that_has_ended_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a context is made, with the sentence that helps."""
+    monkeypatch.setattr(ssl, "OPENSSL_VERSION_INFO", (1, 1, 1, 23, 15))
+    with pytest.raises(ConfigError, match=r"needs Python 3\.11\.5 and OpenSSL 3\.0") as caught:
+        server_context(material(CA))
+    assert caught.value.code == "tls_too_old"
+
+
+def test_a_python_whose_tls_reads_plaintext_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2023-40217."""
+    monkeypatch.setattr("meshsec.tls._context._OLDEST_PYTHON", (sys.version_info.major + 1, 0))
+    with pytest.raises(ConfigError) as caught:
+        server_context(material(CA))
+    assert caught.value.code == "tls_too_old"
 
 
 def test_a_replaced_ssl_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

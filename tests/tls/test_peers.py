@@ -90,6 +90,11 @@ BAD: Final[dict[str, tuple[Callable[[], Pair], str]]] = {
     ),
     **{name: (partial(CA.leaf, **options), code) for name, (options, code) in PROFILE.items()},
     "nine intermediates": (lambda: _chained(CA, 9), "chain_too_long"),
+    "forty intermediates": (lambda: _chained(CA, 40), "chain_too_long"),
+    "a hundred strangers beside": (
+        lambda: (lambda pair: ([*pair[0], *(TestCA().der for _ in range(100))], pair[1]))(CA.leaf()),
+        "chain_too_long",
+    ),
 }
 
 # OpenSSL itself refuses these; that it still does is what makes the list above enough.

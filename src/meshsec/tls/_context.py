@@ -13,6 +13,7 @@ import logging
 import math
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, Self
@@ -30,6 +31,9 @@ __all__ = ["MeshSSLContext", "client_context", "server_context"]
 _log: Final = logging.getLogger("meshsec.tls")
 _PROTOCOL: Final = {"client": ssl.PROTOCOL_TLS_SERVER, "server": ssl.PROTOCOL_TLS_CLIENT}  # by the peer's role
 
+# Before them, data that was sent in plaintext could pass for authenticated (CVE-2023-40217); OpenSSL 1.1.1 has ended.
+_OLDEST_PYTHON: Final = (3, 11, 5)
+_OLDEST_OPENSSL: Final = (3, 0)
 _KNOWN: Final = ("ssl", "gevent.ssl")  # whose classes ours may derive from
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -65,7 +69,8 @@ def server_context(
     NOT checked: what the client may do once connected.
 
     Raises:
-        ConfigError: ``ssl_replaced``: another library has put its own class in the place of ``ssl.SSLContext``.
+        ConfigError: ``ssl_replaced``: another library has put its own class in the place of ``ssl.SSLContext``;
+            ``tls_too_old``: Python is older than 3.11.5, or its OpenSSL than 3.0.
     """
     return MeshSSLContext(Gate("client", source, authorize), minimum, plaintext)
 
@@ -136,6 +141,22 @@ class _PermissiveContext(_InnerContext):
         return tls_object
 
 
+def _check_platform() -> None:
+    """Raises ConfigError where what stands below us cannot be built upon."""
+    if not issubclass(MeshSSLContext, ssl.SSLContext) or ssl.SSLContext.__module__ not in _KNOWN:
+        # truststore.inject_into_ssl() does, and so does gevent if it comes later than this module; then settings
+        # recurse, and event loops refuse our class.
+        raise ConfigError(
+            "something has replaced ssl.SSLContext: a mesh needs Python's own, or gevent's if it patches first",
+            code="ssl_replaced",
+        )
+    if ssl.OPENSSL_VERSION_INFO < _OLDEST_OPENSSL or sys.version_info < _OLDEST_PYTHON:
+        raise ConfigError(
+            f"mutual TLS needs Python 3.11.5 and OpenSSL 3.0 or newer, this is {ssl.OPENSSL_VERSION}",
+            code="tls_too_old",
+        )
+
+
 def _note_server_name(tls_object: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
     # typeshed knows only SSLObject here; blocking sockets arrive as themselves.
     if isinstance(tls_object, GuardedObject | GuardedSocket):
@@ -176,13 +197,7 @@ class MeshSSLContext(ssl.SSLContext):
         *,
         anonymous: bool = False,  # noqa: ARG004 - both see what __init__ is given
     ) -> Self:
-        if not issubclass(MeshSSLContext, ssl.SSLContext) or ssl.SSLContext.__module__ not in _KNOWN:
-            # truststore.inject_into_ssl() does, and so does gevent if it comes later than this module; then settings
-            # recurse, and event loops refuse our class.
-            raise ConfigError(
-                "something has replaced ssl.SSLContext: a mesh needs Python's own, or gevent's if it patches first",
-                code="ssl_replaced",
-            )
+        _check_platform()
         return super().__new__(cls, _PROTOCOL[gate.role])
 
     def __init__(

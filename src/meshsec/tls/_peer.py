@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography import x509
 
-from .._values import quick
 from ..errors import SvidError
 from ..spiffe import Role, SpiffeId, TrustDomain, X509Bundle, check_leaf, verify_x509_svid
 from ._material import MaterialSource, TlsMaterial
@@ -47,7 +46,6 @@ _REMEMBERED_SECONDS: Final = 60
 _ENCODING_DER: Final = 2  # _ssl.ENCODING_DER
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class VerifiedPeer:
     """The peer of one connection, verified in its handshake.
