@@ -7,6 +7,7 @@ hosts, methods or header lines was meant. Must not know: policies, connections.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -134,12 +135,15 @@ def _judged_together(
         return Refusal(Reason.HEADER_INVALID, "a header has the name of a variable that says where the path begins")
     if request.joined_headers and not as_istio and _are_two(lines.get("authorization", ())):
         return Refusal(Reason.AUTHORIZATION_REPEATED, "there is more than one authorization line, joined")
-    for name in names.repeated:
-        found = tuple(value for other, (value,) in zip(names.lower, stripped, strict=True) if other == name)
+    found: dict[str, list[str]] = {name: [] for name in names.repeated}
+    for name, (value,) in zip(names.lower, stripped, strict=True):  # once: a request may have thousands
+        if name in found:
+            found[name].append(value)
+    for name, values in found.items():
         if name not in _SINGLE:
-            lines[name] = found
+            lines[name] = tuple(values)
         elif as_istio:
-            lines[name] = (",".join(filter(None, found)),)  # as Envoy does
+            lines[name] = (",".join(filter(None, values)),)  # as Envoy does
         else:
             return Refusal(_SINGLE[name], f"there is more than one {name} line")
     return lines
@@ -166,7 +170,8 @@ def _read_names(names: tuple[str, ...]) -> _Names | Refusal:
     if not all(map(_NAME.fullmatch, names)):
         return Refusal(Reason.HEADER_INVALID, "a header name holds a character that names do not have")
     lower = tuple([name.lower() for name in names])
-    several = {name for name in lower if lower.count(name) > 1} if len(set(lower)) < len(lower) else set[str]()
+    counts = Counter(lower) if len(set(lower)) < len(lower) else Counter[str]()
+    several = {name for name, count in counts.items() if count > 1}
     framed = "transfer-encoding" in lower and "content-length" in lower
     told = "Transfer-Encoding and Content-Length exclude each other"
     repeated = (*(name for name in _SINGLE if name in several), *(several - _SINGLE.keys()))

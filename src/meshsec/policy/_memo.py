@@ -28,7 +28,7 @@ __all__ = ["DecisionMemo", "Remembered", "RequestLine", "Wanted", "find_token"]
 
 _MOST: Final = 1024  # of each generation; an entry takes about 2 KiB
 _MOST_SHAPES: Final = 256  # of each generation
-_LONGEST_LINE: Final = 2048  # characters of a request line that is worth its place
+_LONGEST_LINE: Final = 2048  # characters of a request line, and of all header names, that are worth their place
 _LONGEST_VALUES: Final = 4096  # bytes of the values that may hold a token, and characters of the others that count
 _PATIENCE: Final = 256  # requests in a row that were not found
 _EVERY: Final = 8  # where none is ever found, only one of so many is looked for
@@ -131,7 +131,8 @@ class _Shape:
         lower = [name.decode("latin-1").lower() if isinstance(name, bytes) else name.lower() for name in names]
         secrets_at = [index for index, name in enumerate(lower) if name in secret]
         plain_at = [index for index, name in enumerate(lower) if name in plain and name not in secret]
-        counting = tuple(index in secrets_at or index in plain_at for index in range(len(names)))
+        counted = {*secrets_at, *plain_at}
+        counting = tuple(index in counted for index in range(len(names)))
         rest = _picker([index for index, counts in enumerate(counting) if not counts])
         empty: Any = names[0][:0]
         return cls(
@@ -247,9 +248,10 @@ class DecisionMemo:
 
     def _shape(self, names: tuple[Any, ...]) -> _Shape:
         shape = self._old_shapes.get(names) or _Shape.of(names, self.plain, self.secret)
-        if len(self._shapes) >= _MOST_SHAPES:
-            self._old_shapes, self._shapes = self._shapes, {}
-        self._shapes[names] = shape
+        if _length(names) <= _LONGEST_LINE:
+            if len(self._shapes) >= _MOST_SHAPES:
+                self._old_shapes, self._shapes = self._shapes, {}
+            self._shapes[names] = shape
         return shape
 
 
