@@ -28,6 +28,7 @@ from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio
 from live import FULL, free_port
 from meshsec import Connection, Decision, Mesh, MeshConfig, Reason, SvidError, Workload, WorkloadPolicy
 from meshsec.ca import write_identity
+from meshsec.clients import tunnel as tunnel_module
 from meshsec.clients.tunnel import Tunnel
 from meshsec.resources import Service, parse
 from meshsec.servers._grpc import called
@@ -358,6 +359,49 @@ def test_a_call_under_way_outlives_its_connections_retirement(place: Place, hone
         assert next(talk) == before
         questions.put(None)
         assert list(talk) == []
+
+
+def frame(kind: int, flags: int = 0, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame on stream 0."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags, 0, 0, 0, 0]) + payload
+
+
+SETTINGS, HEADERS, CONTINUATION, DATA = 4, 1, 9, 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "may"),
+    [
+        ([], False),
+        ([frame(SETTINGS)], True),
+        ([frame(SETTINGS), frame(HEADERS, 0, b"half")], False),
+        ([frame(SETTINGS), frame(HEADERS, 0, b"half"), frame(CONTINUATION, 0, b"more")], False),
+        ([frame(SETTINGS), frame(HEADERS, 0, b"half"), frame(CONTINUATION, 4, b"rest")], True),
+        ([frame(SETTINGS), frame(HEADERS, 4, b"all"), frame(DATA, 1, bytes(70_000))], True),
+    ],
+)
+def test_a_frame_of_ours_comes_only_where_one_may(frames: list[bytes], may: bool) -> None:
+    """Not before the server's first, nor within a block of headers; every other byte passes unchanged."""
+
+    class Writer:
+        written = b""
+
+        def write(self, data: bytes) -> None:
+            self.written += data
+
+        async def drain(self) -> None:
+            """At once."""
+
+    async def run() -> tuple[bool, bytes]:
+        reader, writer = asyncio.StreamReader(), Writer()
+        reader.feed_data(b"".join(frames))
+        reader.feed_eof()
+        link = tunnel_module._Link(writer, None)  # type: ignore[arg-type]
+        with pytest.raises(asyncio.IncompleteReadError):
+            await tunnel_module._copy_frames(reader, link)
+        return link.open_to_frames, writer.written
+
+    assert asyncio.run(run()) == (may, b"".join(frames))
 
 
 @pytest.mark.parametrize("serving", [by_grpcio, by_aio])

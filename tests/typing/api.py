@@ -58,10 +58,13 @@ from meshsec.ca import (
     Sweep,
     write_identity,
 )
+from meshsec.clients import CallerToken, JwtSvidToken, TokenSource
 from meshsec.clients.httpx import AsyncMeshTransport as HttpxAsyncTransport
 from meshsec.clients.httpx import MeshTransport as HttpxTransport
 from meshsec.clients.httpx2 import AsyncMeshTransport, MeshTransport
 from meshsec.clients.requests import MeshAdapter
+from meshsec.clients.tunnel import Tunnel
+from meshsec.clients.urllib3 import MeshPoolManager
 from meshsec.decision import DryRun
 from meshsec.errors import Problem
 from meshsec.frameworks.django import MeshMiddleware as DjangoMiddleware
@@ -236,6 +239,12 @@ def clients(mesh: Mesh) -> None:
     httpx.Client(transport=HttpxTransport(mesh)).get("https://reviews.prod/")
     httpx.AsyncClient(transport=HttpxAsyncTransport(mesh))
     requests.Session().mount("https://", MeshAdapter(mesh))
+    tokens: dict[str, TokenSource] = {
+        "reviews.prod": CallerToken(),
+        "ratings.prod": JwtSvidToken(lambda audience: audience, "spiffe://cluster.local/ns/prod/sa/ratings"),
+    }
+    with MeshPoolManager(mesh, tokens=tokens) as manager, Tunnel(mesh, "reviews.prod", max_age=60) as tunnel:
+        manager.request("GET", tunnel.target)
 
 
 def certificates(folder: Path, chain: list[bytes], now: float) -> SpiffeId:

@@ -33,7 +33,10 @@ _CHUNK: Final = 65536
 _HEAD: Final = 9  # of a frame: three bytes of length, type, flags, four of stream (RFC 9113 section 4.1)
 # "No new streams on this connection, please" (RFC 9113 section 6.8): those that are open come to their end.
 _GOAWAY: Final = bytes.fromhex("000008 07 00 00000000 7fffffff 00000000")
+_OF_HEADERS: Final = (0x1, 0x5, 0x9)  # HEADERS, PUSH_PROMISE, CONTINUATION
+_END_HEADERS: Final = 0x4
 _LOOK_SECONDS: Final = 1.0
+_DIAL_SECONDS: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: Linux's struct ucred
 
 
@@ -130,7 +133,7 @@ class Tunnel:
                 link = _Link(writer, lease)
                 self._links.add(link)
                 try:
-                    await _until_one_ends(self._copy(reader, back), _copy_frames(there, writer))
+                    await _until_one_ends(self._copy(reader, back), _copy_frames(there, link))
                 finally:
                     self._links.discard(link)
                     back.transport.abort()  # whoever had something to say has said it, or is gone
@@ -154,17 +157,26 @@ class Tunnel:
         except SvidError:
             current = None  # nobody may answer any more
         for link in self._links:
-            if link.lease is not current and not link.retired:
+            if link.lease is not current and link.open_to_frames and not link.retired:
                 link.retired = True
                 link.writer.write(_GOAWAY)
 
 
 @dataclass(slots=True, eq=False)
 class _Link:
-    """One connection; what is written to it always ends with a frame."""
+    """One connection to the client; what is written to it always ends with a frame.
+
+    Attributes:
+        writer: to the client.
+        lease: what the connection stands on.
+        open_to_frames: whether one of ours may come next: not before the server's first, which the client waits for,
+            and not within a block of headers (RFC 9113 section 6.10).
+        retired: whether the client was asked for no new calls.
+    """
 
     writer: asyncio.StreamWriter
     lease: Lease[MeshSSLContext]
+    open_to_frames: bool = False
     retired: bool = False
 
 
@@ -184,7 +196,8 @@ async def _dial(route: Route, context: MeshSSLContext) -> tuple[asyncio.StreamRe
 async def _open(
     host: str, port: int, context: MeshSSLContext, route: Route
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(host, port, ssl=context, server_hostname=route.server_name, limit=_CHUNK)
+    async with asyncio.timeout(_DIAL_SECONDS):
+        return await asyncio.open_connection(host, port, ssl=context, server_hostname=route.server_name, limit=_CHUNK)
 
 
 def _is_our_own(sock: socket.socket) -> bool:
@@ -193,12 +206,13 @@ def _is_our_own(sock: socket.socket) -> bool:
     return bool(_CREDENTIALS.unpack(credentials)[1] == os.getuid())
 
 
-async def _copy_frames(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy_frames(reader: asyncio.StreamReader, link: _Link) -> None:
     """Whole frames, so that one of ours may stand between them."""
     while True:
         head = await reader.readexactly(_HEAD)
-        writer.write(head + await reader.readexactly(int.from_bytes(head[:3], "big")))
-        await writer.drain()
+        link.writer.write(head + await reader.readexactly(int.from_bytes(head[:3], "big")))
+        link.open_to_frames = head[3] not in _OF_HEADERS or bool(head[4] & _END_HEADERS)
+        await link.writer.drain()
 
 
 async def _until_one_ends(*copying: Coroutine[object, object, None]) -> None:
