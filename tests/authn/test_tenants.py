@@ -190,9 +190,9 @@ def test_the_place_of_the_keys_is_written_down() -> None:
 )
 def test_nothing_open_ended_is_loaded(tmp_path: Path, name: str, settings: str) -> None:
     """A template lists its tenants, and only a template does."""
-    good = f"issuers: {{'{TEMPLATE}': {{tenants: [{ONE}, contoso.example], discovery: '{PLACE}'}}}}"
+    good = f"issuers: {{'{TEMPLATE}': {{tenants: [{ONE}, {TWO}], discovery: '{PLACE}'}}}}"
     (tmp_path / "mesh.yaml").write_text(good)
-    assert load_mesh(tmp_path).config.issuers[TEMPLATE].tenants == (ONE, "contoso.example")
+    assert load_mesh(tmp_path).config.issuers[TEMPLATE].tenants == (ONE, TWO)
     (tmp_path / "mesh.yaml").write_text(f"issuers: {{'{name}': {settings}}}")
     with pytest.raises(ConfigError, match=r"mesh\.yaml:1:"):
         load_mesh(tmp_path)

@@ -9,11 +9,13 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshsec import Connection, HttpRequest, Mesh, Reason
 from meshsec.authn import KeySource, KeyState, NeedKeys
 from meshsec.errors import ConfigError, KeysUnavailableError
 from meshsec.jose import KeySet
@@ -21,6 +23,7 @@ from meshsec.resources import KeysConfig, load_mesh
 from meshsec.sources._fetch import FetchResult
 from meshsec.sources._key_files import KeyFiles
 from meshsec.sources._keys import KeyStore
+from meshsec.testing import TestIssuer
 from tokens import ALGORITHMS, jwks, key_set, signing_key
 
 SOURCE = KeySource("https://issuer.example", "https://issuer.example/jwks")
@@ -68,7 +71,7 @@ def until_one(folder: Path) -> list[Path]:
     """The file is written after those who wait were let go."""
     patience = threading.Event()
     for _ in range(1000):
-        if found := list(folder.glob("*.json")):
+        if found := list(folder.glob("*.jwks")):
             return found
         patience.wait(0.01)
     raise AssertionError("nothing was written")
@@ -280,3 +283,48 @@ def test_the_folder_stands_in_mesh_yaml(tmp_path: Path) -> None:
     (tmp_path / "mesh.yaml").write_text("keys: {cache: ''}")
     with pytest.raises(ConfigError, match=r"mesh.yaml:1:.*cache"):
         load_mesh(tmp_path)
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: users, namespace: prod}}
+spec: {{jwtRules: [{{issuer: https://issuer.example, jwksUri: "{url}", presence: REQUIRED}}]}}
+"""
+
+
+def test_a_service_restarts_while_its_issuer_is_away(tmp_path: Path) -> None:
+    """From mesh.yaml to the decision, over a real socket: with the folder it serves at once, without it is cold.
+
+    The folder stands in the mesh's own, where policies are looked for.
+    """
+    issuer = TestIssuer()
+    (tmp_path / "mesh.yaml").write_text("workloads: {web: {namespace: prod}}\nkeys: {cache: state, timeout: 1}")
+
+    def reason(token: str) -> Reason:
+        request = HttpRequest("GET", "/", "web.prod", [("authorization", f"Bearer {token}")])
+        with Mesh.load(tmp_path) as mesh:
+            return mesh.decide(Connection(), request).reason
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(issuer.jwks)))
+            self.end_headers()
+            self.wfile.write(issuer.jwks.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        (tmp_path / "users.yaml").write_text(POLICY.format(url=f"http://127.0.0.1:{server.server_port}/"))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        assert reason(issuer.token()) is Reason.NO_ALLOW_POLICY
+        until_one(tmp_path / "state")
+        server.shutdown()
+        thread.join()
+    assert reason(issuer.token()) is Reason.NO_ALLOW_POLICY
+    assert reason(TestIssuer().token()) is Reason.JWT_SIGNATURE
+    (tmp_path / "mesh.yaml").write_text("workloads: {web: {namespace: prod}}\nkeys: {timeout: 1}")
+    assert reason(issuer.token()) is Reason.KEYS_UNAVAILABLE

@@ -84,7 +84,8 @@ class KeyFiles:
 
     def _path(self, source: KeySource) -> Path:
         named = json.dumps(_name(source), sort_keys=True)
-        return self._folder / f"{sha256(named.encode()).hexdigest()}.json"
+        # Not .json: the folder may stand in the mesh's own, where that would be a policy.
+        return self._folder / f"{sha256(named.encode()).hexdigest()}.jwks"
 
     def _parse(self, data: bytes, source: KeySource) -> KeptKeys:
         """Raises ValueError or KeysUnavailableError."""
