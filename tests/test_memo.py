@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from meshsec import AuthContext, Connection, HttpRequest, MeshConfig, PeerIdentity, Workload, WorkloadPolicy
 from meshsec.authn import KeySnapshot, KeySource, KeyState, TokenCache
+from meshsec.authn import _digest as digest_module
 from meshsec.policy import Remembered, Wanted
 from meshsec.policy import _memo as memo_module
 from meshsec.resources import ExtAuthzHttp, ForwardedIdentity, KeysConfig, parse
@@ -446,13 +447,13 @@ def test_where_nothing_is_found_it_is_seldom_looked_for() -> None:
     assert door.is_remembered(PLAIN, request(), KEYS, NOW)
 
 
-@pytest.mark.parametrize("digest", [memo_module._by_siphash, memo_module._by_sha256])
+@pytest.mark.parametrize("digest", [digest_module._by_siphash, digest_module._by_sha256])
 def test_digests_tell_tokens_apart_and_mean_nothing_elsewhere(digest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal for equal bytes of one process; another key, another digest."""
     assert digest(b"a token") == digest(bytes(bytearray(b"a token")))
     assert len({digest(bytes([byte])) for byte in range(256)}) == 256
     before = digest(b"a token")
-    monkeypatch.setattr(memo_module, "_one", b"another")
+    monkeypatch.setattr(digest_module, "_one", b"another")
     assert digest(b"a token") != before
 
 

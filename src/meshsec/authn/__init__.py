@@ -7,6 +7,7 @@ Must not know: authorization, sockets, clocks, where keys come from.
 
 from ._binding import check_binding
 from ._cache import TokenCache
+from ._digest import secret_digest
 from ._keys import KeySnapshot, KeySource, KeyState, NeedKeys
 from ._legacy import CompiledLegacy, compile_legacy
 from ._legacy_policy import LegacyRefusal, LegacyResult
@@ -31,5 +32,6 @@ __all__ = [
     "compile_peer_authentication",
     "compile_request_authentication",
     "jwt_svid_keys",
+    "secret_digest",
     "verify_token",
 ]

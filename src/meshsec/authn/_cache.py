@@ -7,12 +7,11 @@ connection is not in here. This file must not know how a token is verified.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Final
 
+from ._digest import secret_digest
 from ._token import TokenProfile, VerifiedToken
 
 __all__ = ["LONGEST", "TokenCache", "token_digest"]
@@ -20,12 +19,10 @@ __all__ = ["LONGEST", "TokenCache", "token_digest"]
 _MOST: Final = 2048  # of each generation; an entry takes about 2 KiB
 LONGEST: Final = 4096  # characters of a token that is worth its place
 
-_key: Final = secrets.token_bytes(32)
 
-
-def token_digest(token: str) -> bytes:
-    """A keyed digest of the token's first characters: of all of them, where it is short enough to be kept."""
-    return sha256(_key + token[: LONGEST + 1].encode("utf-8", "replace")).digest()
+def token_digest(token: str) -> Hashable:
+    """A digest of the token's first characters: of all of them, where it is short enough to be kept."""
+    return secret_digest(token[: LONGEST + 1].encode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +41,11 @@ class TokenCache:
     that did not hold leave no trace at all. When the young generation is full, the old one is forgotten.
     """
 
-    _young: dict[bytes, _Entry] = field(default_factory=dict, repr=False)
-    _old: Mapping[bytes, _Entry] = field(default_factory=dict, repr=False)
-    _seen: set[bytes] = field(default_factory=set, repr=False)
+    _young: dict[Hashable, _Entry] = field(default_factory=dict, repr=False)
+    _old: Mapping[Hashable, _Entry] = field(default_factory=dict, repr=False)
+    _seen: set[Hashable] = field(default_factory=set, repr=False)
 
-    def find(self, digest: bytes, profile: TokenProfile, now: float) -> VerifiedToken | None:
+    def find(self, digest: Hashable, profile: TokenProfile, now: float) -> VerifiedToken | None:
         """The token, if it held for this very profile and its times hold now."""
         entry = self._young.get(digest)
         if entry is None:
@@ -58,7 +55,7 @@ class TokenCache:
             self._keep(digest, entry)
         return entry.token if entry.profile is profile and entry.begins <= now <= entry.ends else None
 
-    def add(self, digest: bytes, profile: TokenProfile, token: VerifiedToken) -> None:
+    def add(self, digest: Hashable, profile: TokenProfile, token: VerifiedToken) -> None:
         """Remember a token that was verified just now, if it was before."""
         if digest in self._seen:
             self._keep(digest, _Entry(token, profile, *profile.lifetime(token.claims)))
@@ -67,7 +64,7 @@ class TokenCache:
             self._seen = set()
         self._seen.add(digest)
 
-    def _keep(self, digest: bytes, entry: _Entry) -> None:
+    def _keep(self, digest: Hashable, entry: _Entry) -> None:
         if len(self._young) >= _MOST:
             self._old, self._young = self._young, {}
         self._young[digest] = entry

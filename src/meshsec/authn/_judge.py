@@ -43,7 +43,7 @@ def judge_text(
     for rule in rules:
         cache = rule.state(snapshot).cache
         if cache is not None:
-            digest = digest or token_digest(text)
+            digest = token_digest(text) if digest is None else digest
             known = cache.find(digest, rule.profile, now)
             # Only the first of the rules for a token is ever remembered, and whose turn it is depends on the path.
             if known and (

@@ -182,7 +182,7 @@ class TokenProfile:
             text = claims.get(name)
             if isinstance(text, str):
                 split[name] = _words(text)
-        seen = MappingProxyType({**claims, **split})
+        seen = MappingProxyType({**claims, **split} if split else claims)
         return RequestPrincipal(claims.get("iss", ""), claims.get("sub", ""), seen)
 
 
@@ -252,11 +252,12 @@ def jwt_svid_keys(trust_domain: str, bundle: bytes) -> tuple[KeySet, int]:
 
 
 def _check_types(claims: Mapping[str, Any]) -> None:
+    get = claims.get
     for name in _TEXT_CLAIMS:
-        if not isinstance(claims.get(name, ""), str):
+        if not isinstance(get(name, ""), str):
             raise _wrong_type(name, "a string")
     for name in _TIME_CLAIMS:
-        value = claims.get(name, 0)
+        value = get(name, 0)
         if type(value) is not int or not 0 <= value < _FAR_FUTURE:
             _check_time(name, value)
     audience = claims.get("aud", "")
@@ -286,7 +287,10 @@ def _check_times(claims: Mapping[str, Any], now: float, *, must_expire: bool) ->
 def _check_audience(claims: Mapping[str, Any], audiences: frozenset[str]) -> None:
     found = claims.get("aud", ())
     named = [found] if isinstance(found, str) else found
-    if audiences and audiences.isdisjoint(map(_normalized, named)):
+    # What has no slash is normalized already; that is the usual one.
+    if not audiences or (len(named) == 1 and "/" not in named[0] and named[0] in audiences):
+        return
+    if audiences.isdisjoint(map(_normalized, named)):
         raise TokenError("Audiences in Jwt are not allowed", code=Reason.JWT_AUDIENCE)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import TokenError
-from ._encoding import decode_base64url, encode_base64url, read_frozen_object, write_json
+from ._encoding import decode_base64url, encode_base64url, is_base64url, read_frozen_object, write_json
 from ._keys import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, SigningKey
 
 __all__ = ["UnverifiedJws", "parse_jws", "sign_jws", "verify_jws"]
@@ -89,17 +89,20 @@ def parse_jws(token: str | bytes, *, lenient: bool = False) -> UnverifiedJws:
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenError("Jwt is too large", code="jwt_too_large")
-    segments = _segments(_ascii(token), lenient=lenient)
+    text = _ascii(token)
+    segments = _segments(text, lenient=lenient)
     if len(segments) != 3 or not all(segments):
         raise _malformed("Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections")
     header_segment, payload_segment, signature_segment = segments
     known = None if lenient else _headers.get(header_segment)
+    # Looked through once and decoded quickly; where that is not possible, each part is told for itself.
+    decode = _decode_known if not lenient and is_base64url(text) else _decode
     return UnverifiedJws(
         known or _read_header(header_segment, lenient=lenient),
-        _decode("payload", payload_segment, lenient=lenient),
+        decode("payload", payload_segment, lenient=lenient),
         payload_segment,
         header_segment + b"." + payload_segment,
-        _decode("signature", signature_segment, lenient=lenient),
+        decode("signature", signature_segment, lenient=lenient),
         None if known or lenient else header_segment,
     )
 
@@ -168,9 +171,13 @@ def _read_header(segment: bytes, *, lenient: bool) -> Mapping[str, Any]:
     return header
 
 
-def _decode(part: str, segment: bytes, *, lenient: bool) -> bytes:
+def _decode_known(part: str, segment: bytes, *, lenient: bool) -> bytes:
+    return _decode(part, segment, lenient=lenient, known=True)
+
+
+def _decode(part: str, segment: bytes, *, lenient: bool, known: bool = False) -> bytes:
     try:
-        return decode_base64url(segment, lenient=lenient)
+        return decode_base64url(segment, lenient=lenient, known=known)
     except ValueError:
         raise _malformed(f"Jwt {part} is an invalid Base64url encoded") from None
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import marshal
 import secrets
-import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -22,7 +21,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from ..attributes import AuthContext, Connection, HttpRequest, are_clean_values
-from ..authn import KeySnapshot
+from ..authn import KeySnapshot, secret_digest
 
 __all__ = ["DecisionMemo", "Remembered", "RequestLine", "Wanted", "find_token"]
 
@@ -37,21 +36,7 @@ _PLAIN: Final = 2  # marshal's last version without references: equal values giv
 RequestLine = tuple[str | bytes | None, ...]
 """Whatever else a request is read from: method, target, scheme, mount, as the server hands them over."""
 
-_one, _other = secrets.token_bytes(32), secrets.token_bytes(32)
-
-
-def _by_siphash(secret: bytes) -> Hashable:
-    """128 bits of SipHash (PEP 456), keyed by the interpreter and by us; a quarter of what SHA-256 costs."""
-    return hash(_one + secret), hash(_other + secret)
-
-
-def _by_sha256(secret: bytes) -> Hashable:
-    return sha256(_one + secret).digest()
-
-
-# What Python was built with, and how wide.
-_has_siphash: Final = sys.hash_info.algorithm.startswith("siphash") and sys.hash_info.width >= 64
-_digest: Final = _by_siphash if _has_siphash else _by_sha256
+_salt: Final = secrets.token_bytes(32)
 
 
 @dataclass(slots=True, eq=False)
@@ -136,7 +121,7 @@ class _Shape:
         rest = _picker([index for index, counts in enumerate(counting) if not counts])
         empty: Any = names[0][:0]
         return cls(
-            sha256(_one + marshal.dumps(names, _PLAIN)).digest(),
+            sha256(_salt + marshal.dumps(names, _PLAIN)).digest(),
             counting,
             _secret(secrets_at, encode),
             _picker(plain_at),
@@ -228,7 +213,7 @@ class DecisionMemo:
         if not are_clean_values(shape.rest(values)):
             return None
         secret = shape.secret(values)
-        key = (_digest(secret), connection.fingerprint, shape.mark, shape.plain(values), line)
+        key = (secret_digest(secret), connection.fingerprint, shape.mark, shape.plain(values), line)
         entries = self._entries
         if entries.keys is not keys:
             entries = self._entries = _Entries(keys)
