@@ -178,7 +178,7 @@ def compile_request_authentication(
     Args:
         resources: already selected.
         compatibility: ``istio`` finds, reads and combines tokens as Istio's proxy does; unless a resource has our
-            annotations, which Istio does not know.
+            annotations, or an issuer's tokens are JWT-SVIDs, which Istio does not know.
         token_cache: whether tokens verified with keys that are written into a rule are remembered.
         own: what mesh.yaml says of some issuers.
 
