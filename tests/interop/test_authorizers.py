@@ -11,9 +11,9 @@ import pytest
 from authorizer import Authorizer, running
 from interop import sidecar
 from interop.sidecar import Site, sites
-from meshsec import Connection, HttpRequest, Mesh, MeshConfig, Workload
+from meshsec import Connection, HttpRequest, Mesh, MeshConfig, Workload, WorkloadPolicy
 from meshsec.middleware import render
-from meshsec.resources import ExtAuthzHttp, parse
+from meshsec.resources import ExtAuthzHttp, Resource, parse
 
 SHOWN: Final = ("x-a", "cookie", "p-*")
 UPSTREAM: Final = ("x-sub", "authorization")
@@ -23,8 +23,9 @@ POLICY: Final = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: checked, namespace: prod}
-spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}
+spec: {action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {notPaths: [/free]}}]}]}
 """
+WEB: Final = Workload(name="web", namespace="prod")
 
 Lines = list[tuple[str, str]]
 REQUESTS: Final[list[tuple[str, str, Lines]]] = [
@@ -32,6 +33,7 @@ REQUESTS: Final[list[tuple[str, str, Lines]]] = [
     ("POST", "/x", [("cookie", "a=b"), ("content-length", "0")]),
     ("OPTIONS", "/o", []),
     ("PROPFIND", "/", []),
+    ("GET", "/free", [("x-sub", "eve")]),
 ]  # fmt: skip
 ANSWERS: Final[list[tuple[int, Lines, bytes]]] = [
     (200, [], b""),
@@ -57,16 +59,6 @@ OF_THE_SERVER: Final = {
 }
 
 
-def patterns(names: tuple[str, ...]) -> dict[str, Any]:
-    """Names of headers, as istiod writes them for Envoy."""
-    return {
-        "patterns": [
-            {"ignore_case": True, "prefix": name[:-1]} if name.endswith("*") else {"ignore_case": True, "exact": name}
-            for name in names
-        ]
-    }
-
-
 def settings(authorizer: Authorizer, denied: tuple[str, ...]) -> ExtAuthzHttp:
     """The provider, for meshsec."""
     return authorizer.settings(
@@ -80,36 +72,19 @@ def settings(authorizer: Authorizer, denied: tuple[str, ...]) -> ExtAuthzHttp:
     )
 
 
-def filters(authorizer: Authorizer, denied: tuple[str, ...]) -> dict[str, Any]:
-    """The provider, for Envoy."""
-    cluster = f"authorizer-{'-'.join(denied)}"
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": authorizer.port}}
-    answers = {
-        "allowed_upstream_headers": patterns(UPSTREAM),
-        "allowed_client_headers_on_success": patterns(DOWNSTREAM),
-        **({"allowed_client_headers": patterns(denied)} if denied else {}),
-    }
-    check = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
-        "transport_api_version": "V3",
-        "status_on_error": {"code": "ServiceUnavailable"},
-        "allowed_headers": patterns(SHOWN),
-        "http_service": {
-            "server_uri": {"uri": "http://authorizer", "cluster": cluster, "timeout": "20s"},
-            "path_prefix": "/check",
-            "authorization_request": {"headers_to_add": [{"key": "x-from", "value": "web"}]},
-            "authorization_response": answers,
-        },
-    }
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
-    return {
-        "http_filters": [{"name": "ext_authz", "typed_config": check}],
-        "http_connection_manager": {"normalize_path": True},
-        "runtime": {},
-        "clusters": [
-            {"name": cluster, "type": "STATIC", "load_assignment": {"cluster_name": cluster, "endpoints": endpoints}}
-        ],
-    }
+def compiled(provider: ExtAuthzHttp) -> tuple[list[Resource], MeshConfig]:
+    """What meshsec judges by, and Envoy by its export."""
+    return parse(POLICY), MeshConfig(compatibility="istio", extension_providers={"opa": provider})
+
+
+def exported(provider: ExtAuthzHttp) -> dict[str, Any]:
+    """The policy, for Envoy, and where it finds the provider."""
+    resources, config = compiled(provider)
+    found = WorkloadPolicy.compile(resources, WEB, config).to_envoy()
+    name = found["http_filters"][1]["typed_config"]["http_service"]["server_uri"]["cluster"]
+    address = {"socket_address": {"address": provider.host, "port_value": provider.port}}
+    endpoints = {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
+    return {**found, "clusters": [{"name": name, "type": "STATIC", "load_assignment": endpoints}]}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +98,7 @@ def authorizer() -> Iterator[Authorizer]:
 def places(authorizer: Authorizer) -> Iterator[dict[str, Site]]:
     """Where Envoy serves each setting."""
     found = dict(zip(DENIED, sites(len(DENIED), v6_every=100), strict=True))
-    configured = [(found[name], filters(authorizer, denied)) for name, denied in DENIED.items()]
+    configured = [(found[name], exported(settings(authorizer, denied))) for name, denied in DENIED.items()]
     with sidecar.running(configured, ["cluster.local"]):
         yield found
 
@@ -172,12 +147,8 @@ def test_both_ask_and_do_the_same(
 ) -> None:
     """The check, the answer to the client, and what reaches the application."""
     authorizer.status, authorizer.headers, authorizer.body = answer
-    mesh = Mesh(
-        workload=Workload(name="web", namespace="prod"),
-        resources=parse(POLICY),
-        config=MeshConfig(compatibility="istio", extension_providers={"opa": settings(authorizer, DENIED[denied])}),
-    )
-    with mesh:
+    resources, config = compiled(settings(authorizer, DENIED[denied]))
+    with Mesh(workload=WEB, resources=resources, config=config) as mesh:
         for request in REQUESTS:
             theirs = envoys(places[denied], *request), asked(authorizer)
             assert (ours(mesh, *request), asked(authorizer)) == theirs
