@@ -1,8 +1,4 @@
-"""A real SPIRE: server and agent as processes of their own, built once from the released module and kept in a cache.
-
-``go install`` of the commands would do where every module can be had; the one of a plugin for another company's
-authority (EJBCA) often cannot, so the release's own source is built without that plugin.
-"""
+"""A real SPIRE: server and agent as processes of their own, built once from the released module and then kept."""
 
 from __future__ import annotations
 
@@ -95,6 +91,16 @@ def missing() -> str | None:
 
 
 def _build() -> None:
+    """The released commands; where not every module that they need is to be had, without EJBCA's plugin."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "GOFLAGS": "-buildvcs=false", "GOBIN": str(CACHE)}
+    packages = [f"{MODULE}/cmd/{command}@{VERSION}" for command in COMMANDS]
+    if subprocess.run(["go", "install", *packages], env=environment, capture_output=True, check=False).returncode:
+        _build_without_ejbca(environment)
+
+
+def _build_without_ejbca(environment: dict[str, str]) -> None:
+    """That one is for another company's authority, and the client that it needs is not on every proxy."""
     found = subprocess.run(
         ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"], check=True, capture_output=True, text=True
     )
@@ -105,8 +111,6 @@ def _build() -> None:
         lines = plugins.read_text().splitlines(keepends=True)
         plugins.write_text("".join(line for line in lines if "ejbca" not in line))
         shutil.rmtree(source / "pkg" / "server" / "plugin" / "upstreamauthority" / "ejbca")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "GOFLAGS": "-buildvcs=false"}
         packages = [f"./cmd/{command}" for command in COMMANDS]
         subprocess.run(
             ["go", "build", "-o", f"{CACHE}{os.sep}", *packages],
