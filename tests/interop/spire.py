@@ -107,6 +107,8 @@ def _build_without_ejbca(environment: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "spire"
         shutil.copytree(json.loads(found.stdout)["Dir"], source, copy_function=shutil.copyfile)
+        for folder in (source, *filter(Path.is_dir, source.rglob("*"))):
+            folder.chmod(0o755)  # Go's own copy is for reading only
         plugins = source / "pkg" / "server" / "catalog" / "upstreamauthority.go"
         lines = plugins.read_text().splitlines(keepends=True)
         plugins.write_text("".join(line for line in lines if "ejbca" not in line))
