@@ -31,8 +31,8 @@ from meshsec.resources import KeysConfig, parse
 from meshsec.testing import TestIssuer
 
 CONNECTIONS: Final = 16
-SECONDS: Final = 0.7
-ROUNDS: Final = 9
+SECONDS: Final = 0.5
+ROUNDS: Final = 7
 PATIENCE: Final = 30.0
 ISSUER: Final = "https://issuer.example"
 
