@@ -86,14 +86,14 @@ def read(mesh: Watching | None = None, **environ: Any) -> HttpRequest:
         ({"RAW_URI": ""}, "/a"),
         ({"RAW_URI": "/a#f"}, "/a#f"),
         ({"RAW_URI": "/a#f?q"}, "/a#f?q"),
-        ({"RAW_URI": "http://x/a"}, "http://x/a"),
-        ({"RAW_URI": "http://x/a?q"}, "http://x/a?q"),
-        ({"RAW_URI": "http://x"}, "/a"),
-        ({"RAW_URI": "http://x", "PATH_INFO": ""}, "http://x"),
-        ({"RAW_URI": "h-x://x/a"}, "/a"),
-        ({"RAW_URI": "h-x://x/a", "PATH_INFO": "h-x://x/a"}, "h-x://x/a"),
-        ({"RAW_URI": "/b://x/a"}, "/a"),
-        ({"RAW_URI": "/b://x/a", "PATH_INFO": "/b://x/a"}, "/b://x/a"),
+        ({"RAW_URI": "http://web.prod/a"}, "http://web.prod/a"),
+        ({"RAW_URI": "http://web.prod/a?q"}, "http://web.prod/a?q"),
+        ({"RAW_URI": "http://web.prod"}, "/a"),
+        ({"RAW_URI": "http://web.prod", "PATH_INFO": ""}, "http://web.prod"),
+        ({"RAW_URI": "h-x://web.prod/a"}, "/a"),
+        ({"RAW_URI": "h-x://web.prod/a", "PATH_INFO": "h-x://web.prod/a"}, "h-x://web.prod/a"),
+        ({"RAW_URI": "/b://web.prod/a"}, "/a"),
+        ({"RAW_URI": "/b://web.prod/a", "PATH_INFO": "/b://web.prod/a"}, "/b://web.prod/a"),
         ({"RAW_URI": "/m/%61", "SCRIPT_NAME": "/m"}, "/m/%61"),
     ],
 )
@@ -235,3 +235,11 @@ def test_what_a_decision_writes_into_the_environ() -> None:
     assert (after["HTTP_X_B"], after["CONTENT_TYPE"]) == ("1,2", "new")
     assert "HTTP_X_A" not in after
     assert after["meshsec"].peer is WEB
+
+
+def test_a_target_is_written_where_nothing_is_mounted() -> None:
+    """Without SCRIPT_NAME, and without a raw target that could stay behind."""
+    decision = Decision(Outcome.ALLOW, Reason.NO_ALLOW_POLICY, edits=Edits(target="/b"))
+    _, after = call(Watching(decision), PATH_INFO="/x/../b", QUERY_STRING="y")
+    assert (after["PATH_INFO"], after["QUERY_STRING"]) == ("/b", "")
+    assert not {"SCRIPT_NAME", "RAW_URI", "REQUEST_URI"} & after.keys()
