@@ -258,7 +258,7 @@ def _seen(ask: Ask, envoy: Answer, ours: Decision) -> str | None:
     kept = {name: value for name, value in sent.items() if name not in ours.edits.remove_headers}
     wanted = {**kept, **dict(ours.edits.add_headers)}
     for name in ("authorization", "x-token", "x-sub", "x-payload", "x-level"):
-        given, mine = envoy.headers.get(f"echo-{name}", ""), wanted.get(name, "").strip(" ")
+        given, mine = envoy.headers.get(f"echo-{name}", ""), wanted.get(name, "").strip(" \t")
         if given != mine and not _same_number(given, mine) and not _same_json(given, mine):
             return f"{name} is {given!a} behind Envoy, {mine!a} behind meshsec"
     return None
