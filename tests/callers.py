@@ -11,6 +11,7 @@ import httpx
 import httpx2
 import requests
 
+from live import TIMEOUT
 from meshsec import Mesh
 
 __all__ = ["CALLERS", "Get", "by_httpx2_over_http2"]
@@ -21,7 +22,7 @@ Get = Callable[[Mesh, str], tuple[int, str]]
 def by_httpx2(mesh: Mesh, url: str) -> tuple[int, str]:
     from meshsec.clients.httpx2 import MeshTransport
 
-    with httpx2.Client(transport=MeshTransport(mesh)) as client:
+    with httpx2.Client(transport=MeshTransport(mesh), timeout=TIMEOUT) as client:
         response = client.get(url)
         return response.status_code, response.text
 
@@ -29,7 +30,7 @@ def by_httpx2(mesh: Mesh, url: str) -> tuple[int, str]:
 def by_httpx2_over_http2(mesh: Mesh, url: str) -> tuple[int, str]:
     from meshsec.clients.httpx2 import MeshTransport
 
-    with httpx2.Client(transport=MeshTransport(mesh, http2=True)) as client:
+    with httpx2.Client(transport=MeshTransport(mesh, http2=True), timeout=TIMEOUT) as client:
         response = client.get(url)
         assert response.http_version == "HTTP/2"
         return response.status_code, response.text
@@ -39,7 +40,7 @@ def by_httpx2_async(mesh: Mesh, url: str) -> tuple[int, str]:
     from meshsec.clients.httpx2 import AsyncMeshTransport
 
     async def get() -> tuple[int, str]:
-        async with httpx2.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
+        async with httpx2.AsyncClient(transport=AsyncMeshTransport(mesh), timeout=TIMEOUT) as client:
             response = await client.get(url)
             return response.status_code, response.text
 
@@ -49,7 +50,7 @@ def by_httpx2_async(mesh: Mesh, url: str) -> tuple[int, str]:
 def by_httpx(mesh: Mesh, url: str) -> tuple[int, str]:
     from meshsec.clients.httpx import MeshTransport
 
-    with httpx.Client(transport=MeshTransport(mesh)) as client:
+    with httpx.Client(transport=MeshTransport(mesh), timeout=TIMEOUT) as client:
         response = client.get(url)
         return response.status_code, response.text
 

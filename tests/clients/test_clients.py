@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Iterator
-from threading import Thread
 
 import aiohttp
 import httpx2
 import pytest
 import requests
-import websockets.sync.server
 
 from callers import CALLERS, Get
 from meshsec import Mesh, MeshConfig, Workload
@@ -201,26 +199,6 @@ def test_aiohttp_cannot_turn_the_check_off(place: Place) -> None:
 
     with pytest.raises(ValueError, match="always checked"):
         asyncio.run(get())
-
-
-def test_aiohttp_upgrades_websockets(place: Place) -> None:
-    """ws:// becomes wss:// to the service's endpoint."""
-    from meshsec.clients.aiohttp import MeshConnector
-
-    async def talk(mesh: Mesh) -> str:
-        session = aiohttp.ClientSession(connector=MeshConnector(mesh))
-        async with session, session.ws_connect("ws://reviews.prod/") as it:
-            return str(await it.receive_str())
-
-    context = place.world.mesh("reviews").server_context()
-    with websockets.sync.server.serve(lambda it: it.send("hello"), "127.0.0.1", 0, ssl=context) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            assert asyncio.run(talk(place.productpage(server.socket.getsockname()[1]))) == "hello"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @CLIENTS

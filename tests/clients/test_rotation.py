@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import requests
 
-from live import FULL
+from live import FULL, TIMEOUT
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.clients import aiohttp as of_aiohttp
 from meshsec.clients import httpx as of_httpx
@@ -73,19 +73,19 @@ class Place:
 
 @asynccontextmanager
 async def by_httpx2(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
-    with httpx2.Client(transport=of_httpx2.MeshTransport(mesh, **options)) as client:
+    with httpx2.Client(transport=of_httpx2.MeshTransport(mesh, **options), timeout=TIMEOUT) as client:
         yield lambda: asyncio.to_thread(client.get, URL)
 
 
 @asynccontextmanager
 async def by_httpx2_async(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
-    async with httpx2.AsyncClient(transport=of_httpx2.AsyncMeshTransport(mesh, **options)) as client:
+    async with httpx2.AsyncClient(transport=of_httpx2.AsyncMeshTransport(mesh, **options), timeout=TIMEOUT) as client:
         yield lambda: client.get(URL)
 
 
 @asynccontextmanager
 async def by_httpx(mesh: Mesh, **options: float) -> AsyncIterator[Get]:
-    with httpx.Client(transport=of_httpx.MeshTransport(mesh, **options)) as client:
+    with httpx.Client(transport=of_httpx.MeshTransport(mesh, **options), timeout=TIMEOUT) as client:
         yield lambda: asyncio.to_thread(client.get, URL)
 
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import requests
 
+from live import TIMEOUT
 from meshsec import Mesh, MeshConfig, TokenError, Workload
 from meshsec.ca import CertificateAuthority
 from meshsec.clients import CallerToken, JwtSvidToken, TokenSource
@@ -37,7 +38,9 @@ class Fixed:
 def by_httpx2(mesh: Mesh, url: str, tokens: dict[str, TokenSource], **lines: str) -> None:
     from meshsec.clients.httpx2 import MeshTransport
 
-    with httpx2.Client(transport=MeshTransport(mesh, tokens=tokens), follow_redirects=True) as client:
+    with httpx2.Client(
+        transport=MeshTransport(mesh, tokens=tokens), follow_redirects=True, timeout=TIMEOUT
+    ) as client:
         client.get(url, headers=lines)
 
 
@@ -46,7 +49,7 @@ def by_httpx2_async(mesh: Mesh, url: str, tokens: dict[str, TokenSource], **line
 
     async def get() -> None:
         transport = AsyncMeshTransport(mesh, tokens=tokens)
-        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+        async with httpx2.AsyncClient(transport=transport, follow_redirects=True, timeout=TIMEOUT) as client:
             await client.get(url, headers=lines)
 
     asyncio.run(get())
