@@ -33,16 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    keep: bool = parser.parse_args(arguments).keep
+    parser.add_argument("--rotations", type=int, default=1, help="how often the root is replaced")
+    given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     started = time.monotonic()
     ok: bool | None = None
     try:
         with world() as made:
-            ok = _run(console, made)
+            ok = _run(console, made, given.rotations)
             console.print(f"[dim]{time.monotonic() - started:.1f} s[/]")
-            if keep:
+            if given.keep:
                 _keep(console, made)
     except KeyboardInterrupt:
         return 130 if ok is None else _status(ok)
@@ -60,7 +61,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _run(console: Console, made: World) -> bool:
+def _run(console: Console, made: World, rotations: int) -> bool:
     with _telling(console) as tell:
         tell("starting an OpenID issuer, productpage (uvicorn) and reviews (gunicorn)")
         made.start_issuer()
@@ -71,13 +72,16 @@ def _run(console: Console, made: World) -> bool:
         for number, call in enumerate(CALLS, 1):
             tell(f"call {number} of {len(CALLS)}: {call.caller} asks {call.service} for {call.path}")
             results.append(make(made, call, tokens))
-        tell(f"{LOAD_CALLS} calls while certificates and trust root are replaced")
-        rotation = rotate_under_load(made, Load(made, made.token("alice")))
+        replaced = []
+        for number in range(1, rotations + 1):
+            tell(f"{LOAD_CALLS} calls while certificates and trust root are replaced, {number} of {rotations}")
+            replaced.append(rotate_under_load(made, Load(made, made.token("alice"))))
     console.print(_table(results, wide=console.width >= WIDTH))
     mismatches = [result for result in results if not result.as_expected]
     console.print(f"{len(results)} calls, {len(mismatches)} not as expected\n", highlight=False)
-    _print_rotation(console, rotation)
-    return not mismatches and rotation.ok
+    for rotation in replaced:
+        _print_rotation(console, rotation)
+    return not mismatches and all(rotation.ok for rotation in replaced)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """New certificates and a new trust root while requests go on: not one may fail.
 
 The order is the one that every rotation needs. First everybody trusts the old root and the new one; only then is
-anybody given a certificate from the new one.
+anybody given a certificate from the new one; and when everybody has one, the old root is trusted no more.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from meshsec.ca import CertificateAuthority, write_identity
-from meshsec.spiffe import X509Svid
+from meshsec.ca import write_identity
 
-from .world import PATIENCE, SERVERS, World, get, wait_for
+from .world import PATIENCE, SERVERS, World, account, get, wait_for
 
 __all__ = ["Load", "Rotation", "rotate_under_load"]
 
@@ -63,6 +62,7 @@ class Load:
     kept: int = 0
     failed: list[str] = field(default_factory=list)
     _context: ssl.SSLContext = field(init=False)
+    _held: dict[int, ssl.SSLContext] = field(default_factory=dict)
     _enough: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,6 +72,11 @@ class Load:
     def renew(self) -> None:
         """Take the caller's certificate and roots from their files again, for connections yet to be made."""
         self._context = self.world.context("ingress")
+
+    @property
+    def settled(self) -> bool:
+        """Whether no caller holds a connection that it made with an older certificate."""
+        return all(context is self._context for context in self._held.values())
 
     @property
     def done(self) -> int:
@@ -102,14 +107,15 @@ class Load:
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
             self._count(keep, problem)
-            if problem or not keep:
+            if problem or not keep or self._held[threading.get_ident()] is not self._context:
                 connection.close()
                 connection = self._connect()
         connection.close()
 
     def _connect(self) -> http.client.HTTPSConnection:
+        context = self._held[threading.get_ident()] = self._context
         port = self.world.port("productpage")
-        return http.client.HTTPSConnection("localhost", port, context=self._context, timeout=PATIENCE)
+        return http.client.HTTPSConnection("localhost", port, context=context, timeout=PATIENCE)
 
     def _count(self, keep: bool, problem: str) -> None:  # noqa: FBT001
         with self._lock:
@@ -122,40 +128,64 @@ class Load:
 
 
 def rotate_under_load(world: World, load: Load) -> Rotation:
-    """Replace the root and both servers' certificates while ``load`` runs."""
+    """Replace the root and all certificates while ``load`` runs, in the authority's three steps."""
     before = {name: _serial(world, name) for name in SERVERS}
+    steps = (_publish, _activate, _retire)
     with load.running():
+        for step in steps:
+            _wait_for_calls(load, 50)
+            step(world, load)
         _wait_for_calls(load, 50)
-        authority = world.authority.rotate_root()
-        _publish_roots(world, authority)
-        load.renew()
-        _wait_for_calls(load, 50)
-        for name in (*SERVERS, "ingress"):
-            world.give_identity(name, authority)
-        load.renew()
-        for name in SERVERS:
-            wait_for(partial(_is_new, world, name, before[name]), f"{name}'s new certificate")
-        _wait_for_calls(load, 50)
-    world.authority = authority
     after = {name: _serial(world, name) for name in SERVERS}
     return Rotation(before, after, load.fresh, load.kept, load.failed)
+
+
+def _publish(world: World, load: Load) -> None:
+    """Everybody keeps the old certificate and trusts both roots; ends when all do."""
+    state = world.authority.publish_root().state
+    world.sweep()
+    load.renew()
+    new = world.authority.authority.with_state(state.activate_root(state.since)).issue_x509_svid(account("ingress"))
+    write_identity(world.identity("new"), new, state.bundle)
+    for name in SERVERS:
+        # A caller with a certificate from the new root is let in as soon as the server trusts that root.
+        wait_for(partial(world.healthy, name, "new"), f"{name} to trust both roots")
+
+
+def _activate(world: World, load: Load) -> None:
+    """Everybody gets a certificate from the new root; ends when all show theirs."""
+    old = world.store.read(account("ingress"))
+    write_identity(world.identity("old"), old.svid, old.bundle)
+    before = {name: _serial(world, name) for name in SERVERS}
+    world.authority.activate_root(settle=0)
+    world.sweep()
+    load.renew()
+    for name in SERVERS:
+        wait_for(partial(_is_new, world, name, before[name]), f"{name}'s new certificate")
+    wait_for(lambda: load.settled, "the callers' new certificate")
+
+
+def _retire(world: World, load: Load) -> None:
+    """Nobody trusts the old root any more; ends when a certificate from it opens no door."""
+    world.authority.retire_old_roots(force=True)
+    world.sweep()
+    load.renew()
+    for name in SERVERS:
+        wait_for(partial(_refuses, world, name), f"{name} to distrust the old root")
+
+
+def _refuses(world: World, service: str) -> bool:
+    """Whether a certificate from the old root is refused, and one from the new root is not."""
+    try:
+        world.healthy(service, "old")
+    except OSError:
+        return world.healthy(service)
+    return False
 
 
 def _wait_for_calls(load: Load, count: int) -> None:
     enough = load.done + len(load.failed) + count
     wait_for(lambda: load.done + len(load.failed) >= enough, f"{count} more calls")
-
-
-def _publish_roots(world: World, authority: CertificateAuthority) -> None:
-    """Everybody keeps the old certificate and trusts both roots; ends when both servers do."""
-    for name in (*SERVERS, "ingress", "intruder"):
-        folder = world.identity(name)
-        svid = X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
-        write_identity(folder, svid, authority.bundle)
-    world.give_identity("probe", authority, service_account="ingress")
-    for name in SERVERS:
-        # A caller with a certificate from the new root is let in as soon as the server trusts that root.
-        wait_for(partial(world.healthy, name, "probe"), f"{name} to trust both roots")
 
 
 def _is_new(world: World, service: str, old: str) -> bool:

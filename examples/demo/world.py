@@ -24,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from meshsec.ca import CertificateAuthority, write_identity
+from meshsec import SpiffeId
+from meshsec.ca import AuthorityFolder, CertificateAuthority, FolderStore, Rotator, write_identity
 
 from .issuer import SECRET
 
@@ -90,7 +91,7 @@ class World:
 
     folder: Path
     ports: Ports
-    authority: CertificateAuthority
+    authority: AuthorityFolder
     processes: dict[str, Process] = field(default_factory=dict)
 
     @property
@@ -103,9 +104,14 @@ class World:
         """The issuer's URL, which is also the ``iss`` of its tokens."""
         return f"http://127.0.0.1:{self.ports.issuer}"
 
+    @property
+    def store(self) -> FolderStore:
+        """Where the authority puts identities and services mount them."""
+        return FolderStore(self.folder / "identities")
+
     def identity(self, name: str) -> Path:
         """The folder with a workload's certificate chain, key and trust roots."""
-        return self.folder / "identities" / name
+        return self.store.path(account(name)) if name in (*SERVERS, *CALLERS) else self.folder / name
 
     def port(self, service: str) -> int:
         """Where a process listens."""
@@ -123,13 +129,13 @@ class World:
             context.load_cert_chain(folder / "cert-chain.pem", folder / "key.pem")
         return context
 
-    def give_identity(self, name: str, authority: CertificateAuthority, *, service_account: str = "") -> None:
-        """Issue a certificate and put it where the workload reads it, as Kubernetes would."""
-        svid = authority.issue_x509_svid(
-            f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service_account or name}",
-            dns_names=["localhost"] if name in SERVERS else [],
-        )
-        write_identity(self.identity(name), svid, authority.bundle)
+    def sweep(self) -> None:
+        """Give every workload what the authority wants it to have now, as ``meshsec ca run`` does all the time."""
+        for names, dns_names in ((SERVERS, ["localhost"]), (CALLERS, [])):
+            accounts = [account(name) for name in names]
+            failed = Rotator(self.authority, self.store, lambda ids=accounts: ids, dns_names=dns_names).sweep().failed
+            if failed:
+                raise DemoError(f"identities could not be stored: {failed}")
 
     def start(self, name: str, argv: list[str], *, folder: Path, env: Mapping[str, str] | None = None) -> None:
         """Start a child in a process group of its own, its output going to a log file."""
@@ -218,6 +224,11 @@ class World:
         return str(answer["access_token"])
 
 
+def account(name: str) -> SpiffeId:
+    """The identity of a workload."""
+    return SpiffeId.for_service_account(TRUST_DOMAIN, NAMESPACE, name)
+
+
 def get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
     """One GET on a connection that may be kept alive; status and body."""
     connection.putrequest("GET", path, skip_accept_encoding=True)
@@ -263,11 +274,12 @@ def world() -> Iterator[World]:
     """Identities and files on the way in; every child ended and the folder removed on the way out."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshsec-demo-")))
-        made = World(folder, Ports.free(), CertificateAuthority.create(TRUST_DOMAIN))
+        authority = AuthorityFolder.create(folder / "ca", CertificateAuthority.create(TRUST_DOMAIN))
+        made = World(folder, Ports.free(), authority)
         copy_mesh(made.mesh, {name: made.port(name) for name in WRITTEN.values()})
-        for name in (*SERVERS, *CALLERS):
-            made.give_identity(name, made.authority)
+        made.sweep()
         # Another authority that calls itself by our trust domain's name: only its key is not ours.
-        made.give_identity("foreign", CertificateAuthority.create(TRUST_DOMAIN), service_account="ingress")
+        foreign = CertificateAuthority.create(TRUST_DOMAIN)
+        write_identity(made.identity("foreign"), foreign.issue_x509_svid(account("ingress")), foreign.bundle)
         stack.callback(made.end)
         yield made

@@ -103,6 +103,25 @@ def test_a_root_is_replaced_while_services_call_each_other(tmp_path: Path) -> No
     assert first.svid != last.svid
 
 
+def test_a_root_replaced_all_at_once_fails_calls(tmp_path: Path) -> None:
+    """The twin: without the step in which all trust both roots, whoever is first is refused by whoever is not."""
+    authority = AuthorityFolder.create(tmp_path / "ca", CertificateAuthority.create(TD))
+    store = FolderStore(tmp_path / "store")
+    rotator = Rotator(authority, store, IDS.values)
+    rotator.sweep()
+    with mesh("web", store) as web, mesh("reviews", store) as reviews:
+        with serve(reviews.server_context()) as server, Callers(web, server.server_address[1]) as callers:
+            callers.wait_for(20)
+            assert callers.failed == []
+            authority.publish_root()
+            authority.activate_root(settle=0)
+            authority.retire_old_roots(force=True)
+            assert rotator.sweep().failed == {}
+            _look(reviews)
+            callers.wait_for(50)
+        assert callers.failed
+
+
 def _look(service: Mesh) -> None:
     """What the background thread does every second, now."""
     keeper = service._identity
