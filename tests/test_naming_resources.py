@@ -12,7 +12,7 @@ from meshsec import Mesh
 from meshsec.cli import main
 from meshsec.errors import ConfigError, SvidError
 from meshsec.naming import SecureNaming
-from meshsec.resources import MeshConfig, Service, Workload, parse
+from meshsec.resources import MeshConfig, Service, Workload, load_mesh, parse
 
 FULL = "reviews.prod.svc.cluster.local"
 
@@ -390,6 +390,20 @@ def test_the_table_says_from_which_file_each_line_follows(folder: Path) -> None:
     origin = f"Deployment prod/reviews-v1 ({folder}/reviews.yaml:7)"
     assert f"  spiffe://cluster.local/ns/prod/sa/reviews  from {origin}" in lines
     assert "  spiffe://cluster.local/a  from services of mesh.yaml" in lines
+
+
+def test_a_list_alone_says_who_may_answer(tmp_path: Path) -> None:
+    """The short form in ``mesh.yaml`` is the same as with ``ids``; what is no ID is refused with its place."""
+    named = "services: {reviews.prod: %s}\n"
+    short, long = "[spiffe://cluster.local/ns/prod/sa/r]", "{ids: [spiffe://cluster.local/ns/prod/sa/r]}"
+    found = []
+    for form in (short, long):
+        (tmp_path / "mesh.yaml").write_text(named % form)
+        found.append(load_mesh(tmp_path).config.services)
+    assert found[0] == found[1]
+    (tmp_path / "mesh.yaml").write_text(named % "[http://r]")
+    with pytest.raises(ConfigError, match=r"mesh\.yaml:1:26: .*ids\[0\]"):
+        load_mesh(tmp_path)
 
 
 def test_the_table_is_there_for_programs(folder: Path) -> None:

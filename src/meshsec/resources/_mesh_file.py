@@ -242,11 +242,19 @@ class _MeshConfigShape(Model):
         return providers
 
 
+def _of_ids(value: Any) -> Any:
+    """A list alone says who may answer."""
+    return {"ids": value} if isinstance(value, list) else value
+
+
+_ShortService = Annotated[Service, BeforeValidator(_of_ids)]
+
+
 class _MeshShape(Model):
     workloads: Mapping[Text, _WorkloadShape] = Field(default_factory=dict)
     mesh_config: _MeshConfigShape = Field(default_factory=_MeshConfigShape)
     trust_bundles: Mapping[TrustDomainName, TrustBundleShape] = Field(default_factory=dict)
-    services: Mapping[Annotated[Text, checked(host_key)], Service] = Field(default_factory=dict)
+    services: Mapping[Annotated[Text, checked(host_key)], _ShortService] = Field(default_factory=dict)
     policies: Annotated[tuple[FilePath, ...], Field(min_length=1)] = (".",)
     ambiguous_paths: AmbiguousPaths | None = None
     compatibility: Compatibility = "safe"
