@@ -133,7 +133,7 @@ class World:
         """Give every workload what the authority wants it to have now, as ``meshsec ca run`` does all the time."""
         for names, dns_names in ((SERVERS, ["localhost"]), (CALLERS, [])):
             accounts = [account(name) for name in names]
-            failed = Rotator(self.authority, self.store, lambda ids=accounts: ids, dns_names=dns_names).sweep().failed
+            failed = Rotator(self.authority, self.store, accounts.copy, dns_names=dns_names).sweep().failed
             if failed:
                 raise DemoError(f"identities could not be stored: {failed}")
 

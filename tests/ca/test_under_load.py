@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import random
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+import pytest
 
 from meshsec import Mesh, MeshConfig, SpiffeId, Workload
 from meshsec.ca import AuthorityFolder, CertificateAuthority, FolderStore, Rotator
 from meshsec.sources import FileIdentity
+from meshsec.spiffe import X509BundleSet
+from meshsec.tls import StaticMaterial, authorize_id, client_context, server_context
 from world import serve
 
 TD = "cluster.local"
@@ -120,6 +127,88 @@ def test_a_root_replaced_all_at_once_fails_calls(tmp_path: Path) -> None:
             _look(reviews)
             callers.wait_for(50)
         assert callers.failed
+
+
+def test_mounted_files_are_good_at_any_moment(tmp_path: Path, many: int) -> None:
+    """Accounts (in full a thousand) go through all three steps, while threads connect with what is mounted then."""
+    ids = [SpiffeId.for_service_account(TD, "prod", f"a{number}") for number in range(many)]
+    authority = AuthorityFolder.create(tmp_path / "ca", CertificateAuthority.create(TD))
+    store = FolderStore(tmp_path / "store")
+    rotator = Rotator(authority, store, lambda: ids)
+    rotator.sweep()
+    over, failed, connected = threading.Event(), list[str](), [0]
+
+    def connect(seed: int) -> None:
+        randomness = random.Random(seed)
+        while not over.is_set():
+            server, client = randomness.sample(ids, 2)
+            try:
+                _connect(store, server, client)
+                connected[0] += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+                failed.append(f"{client} to {server}: {error!r}")
+
+    threads = [threading.Thread(target=connect, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for step in (
+            authority.publish_root,
+            lambda: authority.activate_root(settle=0),
+            lambda: authority.retire_old_roots(force=True),
+        ):
+            step()
+            assert rotator.sweep().failed == {}
+            goal, end = connected[0] + 20, time.monotonic() + 30
+            while connected[0] < goal and time.monotonic() < end:
+                over.wait(0.005)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert connected[0] >= 60
+
+
+def test_what_is_swapped_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above all the list of what is revoked: where it is gone with its generation, there is not none."""
+    authority = AuthorityFolder.create(tmp_path / "ca", CertificateAuthority.create(TD))
+    store, web = FolderStore(tmp_path / "store"), IDS["web"]
+    rotator = Rotator(authority, store, lambda: [web])
+    rotator.sweep()
+    authority.revoke(f"{authority.authority.issue_x509_svid(IDS['reviews']).serial:x}")
+    rotator.sweep()
+    real, swaps = Path.exists, iter([authority.publish_root])
+
+    def exists(path: Path) -> bool:
+        if path.name == "ca-crl.pem" and "..20" in str(path):
+            for swap in swaps:  # at the worst moment, once
+                swap()
+                assert rotator.sweep().published == (str(web),)
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    found = FileIdentity(store.path(web), TD).read(time.time())
+    assert found.revoked.entries
+    assert len(found.bundle.x509_authorities) == 2
+
+
+def _connect(store: FolderStore, server: SpiffeId, client: SpiffeId) -> None:
+    """A handshake between two accounts with the files that they find at this moment."""
+    read = [FileIdentity(store.path(item), TD).read(time.time()) for item in (server, client)]
+    ours, theirs = (StaticMaterial(item.svid, X509BundleSet([item.bundle])) for item in read)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (
+        client_context(theirs, authorize=authorize_id(server)).wrap_bio(to_client, to_server, server_hostname="x"),
+        server_context(ours).wrap_bio(to_server, to_client, server_side=True),
+    )
+    done = set[int]()
+    for _ in range(6):
+        for number, side in enumerate(sides):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                done.add(number)
+    assert done == {0, 1}
 
 
 def _look(service: Mesh) -> None:

@@ -41,6 +41,8 @@ DEFAULT_FOLDERS: Final = (
     Path("/var/run/secrets/spiffe.io"),
 )
 
+TRIES: Final = 5
+
 # Chain (leaf first), key, authorities, what they revoked.
 _LAYOUTS: Final = (
     ("cert-chain.pem", "key.pem", "root-cert.pem", "ca-crl.pem"),
@@ -135,9 +137,25 @@ class FileIdentity:
         return str(self.folder)
 
     def read(self, now: float) -> Identity:  # noqa: ARG002 - the keeper judges dates
-        # Resolved once, so that the three files are of one generation even if the link moves meanwhile.
+        for _ in range(TRIES):
+            generation = self._generation()
+            try:
+                identity = self._read(generation)
+            except (MeshsecError, OSError):
+                if generation == self._generation():
+                    raise
+            else:
+                # Else some of it may have been removed while it was read, the list of what is revoked for one.
+                if generation == self._generation():
+                    return identity
+        raise SvidError(f"{self.folder} is replaced faster than it can be read", code="unsettled")
+
+    def _generation(self) -> Path:
+        """Resolved once, so that all files are of one generation even if the link moves meanwhile."""
         data = self.folder / "..data"
-        folder = data.resolve(strict=True) if data.is_symlink() else self.folder
+        return data.resolve(strict=True) if data.is_symlink() else self.folder
+
+    def _read(self, folder: Path) -> Identity:
         names = next((names for names in _LAYOUTS if (folder / names[0]).exists()), _LAYOUTS[0])
         chain, key, roots, lists = (folder / name for name in names)
         svid = X509Svid.from_pem(chain.read_bytes(), key.read_bytes())
