@@ -19,6 +19,7 @@ from meshsec.clients.httpx2 import AsyncMeshTransport
 from meshsec.frameworks.fastapi import Caller
 
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+logging.getLogger("meshsec.access").setLevel(logging.DEBUG)  # which rules did not match, too
 log = logging.getLogger("productpage")
 
 mesh = Mesh.load()  # $MESHSEC_CONFIG, $MESHSEC_WORKLOAD

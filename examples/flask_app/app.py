@@ -14,6 +14,7 @@ from meshsec.frameworks.flask import caller
 from meshsec.servers import current_mesh
 
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+logging.getLogger("meshsec.access").setLevel(logging.DEBUG)  # which rules did not match, too
 log = logging.getLogger("reviews")
 
 app = Flask(__name__)
