@@ -56,7 +56,7 @@ interop: $(VENV)/.interop
 	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/interop
 
 soak: $(VENV)/.test
-	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/servers tests/frameworks tests/tls/test_load.py tests/clients/test_rotation.py \ tests/ca tests/examples
+	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/servers tests/frameworks tests/tls/test_load.py tests/clients/test_rotation.py tests/ca tests/examples \
 		tests/clients/test_grpc.py
 
 clean:

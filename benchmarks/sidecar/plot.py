@@ -43,5 +43,5 @@ def draw(path: Path, medians: Mapping[str, Callable[[str], Any]]) -> None:
         axis.set_title(title, fontsize=8)
         axis.set_xlabel("connections kept alive")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, metadata={"Date": None})

@@ -11,9 +11,6 @@ from typing import Any, Final
 
 import uvicorn
 
-from meshsec import Mesh
-from meshsec.servers import uvicorn as mesh_server
-
 __all__ = ["hello"]
 
 _HEAD: Final = {
@@ -40,6 +37,10 @@ def main(port: int, loop: str, folder: str | None = None) -> None:
     if folder is None:
         uvicorn.run(hello, host="127.0.0.1", port=port, server_header=False, proxy_headers=False, **options)
         return
+    # Not before: the plain application shall not hold in memory what it does not use.
+    from meshsec import Mesh
+    from meshsec.servers import uvicorn as mesh_server
+
     mesh = Mesh.load(folder, workload="reviews")
     mesh_server.run(mesh.asgi(hello), mesh=mesh, port=port, **options)
 
