@@ -99,7 +99,12 @@ def _seen(case: Case, question: Question, envoy: Answer, ours: Decision) -> str 
     """How what the application sees differs, if it does: the path, and the headers made of claims."""
     target = ours.edits.target if ours.edits.target is not None else question.target
     wanted = {"path": target.partition("?")[0]}
-    if _credentials(question) <= 1 and len(case.policy.requests) == 1 == len(case.policy.requests[0].spec.jwt_rules):
+    asked = _token_is_asked_for_here(case, question)
+    if (
+        not asked
+        and _credentials(question) <= 1
+        and len(case.policy.requests) == 1 == len(case.policy.requests[0].spec.jwt_rules)
+    ):
         wanted |= dict(ours.edits.add_headers)
     given = {name: envoy.headers.get(f"echo-{name}", "").partition("?")[0] for name in wanted}
     wanted |= (marks := _marks(case, envoy, ours))
@@ -161,8 +166,9 @@ def _slash_at_the_end_counts(case: Case, question: Question) -> bool:
 
 def _token_is_asked_for_here(case: Case, question: Question) -> bool:
     """By an annotation of ours, for a path in another spelling than it is written in."""
-    annotated = any(item.include_paths or item.exclude_paths for item in case.policy.requests)
-    return annotated and (_path_is_odd(case, question) or _slash_at_the_end_counts(case, question))
+    written = [text for item in case.policy.requests for text in (*item.include_paths, *item.exclude_paths)]
+    encoded = any("%" in text for text in written)
+    return bool(written) and (encoded or _path_is_odd(case, question) or _slash_at_the_end_counts(case, question))
 
 
 def _header_is_repeated(case: Case, question: Question) -> bool:
