@@ -435,16 +435,6 @@ def test_include_and_exclude_paths() -> None:
     ]
 
 
-def test_include_paths_beside_rules_for_every_path() -> None:
-    """What is asked everywhere is asked there too."""
-    (found,) = exported(tokens(jwt_rule("b")), tokens(jwt_rule("a"), name="two", annotations=PATHS))["http_filters"]
-    optional = {"requires_any": {"requirements": [{"provider_name": "origins-1"}, {"allow_missing": {}}]}}
-    asked = {"requires_all": {"requirements": [{"provider_name": "origins-0"}, optional]}}
-    assert [rule["requires"] for rule in found["typed_config"]["rules"]] == [
-        optional, optional, asked, asked, optional,
-    ]  # fmt: skip
-
-
 def test_a_key_set_that_was_discovered_is_given() -> None:
     """Envoy does not discover one by itself; a rule that names its own is not touched."""
     resources = parse("\n---\n".join(map(json.dumps, [tokens({"issuer": "https://a.example"}, jwt_rule("b"))])))
@@ -465,8 +455,9 @@ def test_a_key_set_that_was_discovered_is_given() -> None:
                 tokens(jwt_rule(), annotations=PATHS),
                 tokens(jwt_rule(), name="two", annotations={"meshsec.dev/exclude-paths": "/healthz"}),
             ],
-            "several sets of include and exclude paths",
+            "not all rules'",
         ),
+        ([tokens(jwt_rule(), annotations=PATHS), tokens(jwt_rule("b"), name="two")], "not all rules'"),
         ([tokens(jwt_rule(presence="REQUIRED"), jwt_rule("b"))], "presence: REQUIRED"),
     ],
 )

@@ -141,7 +141,9 @@ class _Author:
         counts = self.rng.choices((1, 1, 1, 2, 3), k=self.rng.choice((0, 1, 1, 1, 2)))
         requests = [self._request(index, count) for index, count in enumerate(counts)]
         if requests and self.config.compatibility == "safe" and self._maybe(0.3):
-            requests[0]["metadata"]["annotations"] = self._annotations()
+            annotations = self._annotations()
+            for request in requests:
+                request["metadata"]["annotations"] = annotations
         return [*requests, *policies]
 
     def _annotations(self) -> Document:

@@ -50,7 +50,7 @@ def jwt_filter(
     found = [(item, index, rule) for item in requests for index, rule in enumerate(item.spec.jwt_rules)]
     if not found:
         return None
-    triggers = {_paths(item) for item, _, _ in found} - {_NO_PATHS}
+    triggers = {_paths(item) for item, _, _ in found}
     problems = [
         problem
         for one in found
@@ -85,7 +85,7 @@ def _problems(
     item, index, rule = found
     own = issuers.get(rule.issuer, IssuerConfig())
     reasons = {
-        "several sets of include and exclude paths": triggers > 1 and _paths(item) != _NO_PATHS,
+        "include and exclude paths that are not all rules'": triggers > 1 and _paths(item) != _NO_PATHS,
         "key discovery: name the jwksUri, or give to_envoy the key set": rule.jwks is None
         and rule.jwks_uri is None
         and rule.issuer not in jwks,
@@ -104,20 +104,16 @@ def _problems(
     ]
 
 
-def _rules(names: Mapping[str, _Found], trigger: _Paths = _NO_PATHS) -> list[_Json]:
+def _rules(names: Mapping[str, _Found], trigger: _Paths) -> list[_Json]:
     """The first that matches the path counts; one that requires nothing lets pass whatever stands in the request."""
-    plain = {name: rule for name, (item, _, rule) in names.items() if _paths(item) == _NO_PATHS}
-    asked = [name for name in names if name not in plain]
-    elsewhere = {"requires": _requirement(list(plain), list(plain.values()))} if plain else {}
-    if not asked:
-        return [{"match": dict(_EVERYWHERE), **elsewhere}]
-    token = _any([{"provider_name": name} for name in asked])
-    here = {"requires_all": {"requirements": [token, elsewhere["requires"]]}} if plain else token
+    if trigger == _NO_PATHS:
+        requires = _requirement(list(names), [rule for _, _, rule in names.values()])
+        return [{"match": dict(_EVERYWHERE), "requires": requires}]
     include, exclude = trigger
+    token = _any([{"provider_name": name} for name in names])
     return [
-        *({"match": _match(text), **elsewhere} for text in exclude),
-        *({"match": _match(text), "requires": here} for text in include or ("*",)),
-        *([{"match": dict(_EVERYWHERE), **elsewhere}] if include and plain else ()),
+        *({"match": _match(text)} for text in exclude),
+        *({"match": _match(text), "requires": token} for text in include or ("*",)),
     ]
 
 

@@ -177,8 +177,8 @@ class WorkloadPolicy:
             Rules with ``jwksUri`` and providers refer to clusters that Istio would name ``outbound|<port>||<host>``.
 
         Raises:
-            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (several sets of include and
-                exclude annotations, key discovery without ``jwks``, ``presence: REQUIRED`` beside other rules,
+            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (include and exclude
+                annotations that are not those of all rules, key discovery without ``jwks``, ``presence: REQUIRED`` beside other rules,
                 ``issuers`` with tenants or JWT-SVIDs), legacy kinds, a provider that is a function,
                 ``forwardedIdentity``.
 
