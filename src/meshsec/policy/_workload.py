@@ -177,9 +177,9 @@ class WorkloadPolicy:
             Rules with ``jwksUri`` and providers refer to clusters that Istio would name ``outbound|<port>||<host>``.
 
         Raises:
-            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (include and exclude
-                annotations that are not those of all rules, key discovery without ``jwks``, ``presence: REQUIRED`` beside other rules,
-                ``issuers`` with tenants or JWT-SVIDs), legacy kinds, a provider that is a function,
+            ConfigError: ``no_equivalent``: a rule that Envoy would judge otherwise (include and exclude annotations
+                that are not those of all rules, key discovery without ``jwks``, ``presence: REQUIRED`` beside other
+                rules, ``issuers`` with tenants or JWT-SVIDs), legacy kinds, a provider that is a function,
                 ``forwardedIdentity``.
 
         Has no equivalent there: what ``compatibility: safe`` and ``ambiguous_paths`` refuse beyond Istio; the
