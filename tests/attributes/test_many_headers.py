@@ -12,7 +12,7 @@ from meshsec.policy import DecisionMemo
 from meshsec.resources import PathNormalization
 
 MANY = 30_000
-# In proportion, a tenth of a second; with the square of it, a quarter of a minute and more.
+# Seconds of this thread's processor time: a tenth of one in proportion, a quarter of a minute with the square of it.
 LONGEST = 8.0
 
 BLOCKS: dict[str, Callable[[int], str]] = {
@@ -31,9 +31,9 @@ def test_reading_takes_no_longer_than_the_block_is(block: str, joined: bool, com
     """Each shape of it."""
     lines = (("host", "web.prod"), *((BLOCKS[block](number), "v") for number in range(MANY)))
     request = HttpRequest("GET", "/", None, lines, joined_headers=joined)
-    began = time.monotonic()
+    began = time.thread_time()
     facts = read_request(request, PathNormalization.BASE, "refuse", compatibility=compatibility)  # type: ignore[arg-type]
-    assert time.monotonic() - began < LONGEST
+    assert time.thread_time() - began < LONGEST
     if block != "a name that may hold a token":
         assert isinstance(facts, RequestFacts)
         assert sum(map(len, facts.headers.values())) == MANY + 1
@@ -44,10 +44,10 @@ def test_looking_it_up_takes_no_longer_and_keeps_nothing(block: str) -> None:
     """The names of such a block have no place in the memory of a process."""
     memo = DecisionMemo({"host", "x-role"}, {"authorization"})
     names = (b"host", *(BLOCKS[block](number).encode() for number in range(MANY)))
-    began = time.monotonic()
+    began = time.thread_time()
     for _ in range(2):
         memo.recall(Connection(), ("GET", "/"), names, (b"web.prod", *([b"v"] * MANY)), {}, 1.0)
-    assert time.monotonic() - began < LONGEST
+    assert time.thread_time() - began < LONGEST
     assert not memo._shapes
     memo.recall(Connection(), ("GET", "/"), names[:4], (b"web.prod", *([b"v"] * 3)), {}, 1.0)
     assert len(memo._shapes) == 1

@@ -158,16 +158,22 @@ class _Routes:
         self.urlpatterns = routes
 
 
-def _django(base: type[Any], note: Note, *, later: bool) -> Any:
-    """Settings are one per process, routes are each application's own."""
+def configure_django() -> None:
+    """Settings are one per process, for whichever test comes first."""
     import django
     from django.conf import settings
-    from django.http import HttpResponse
-    from django.urls import path, re_path
 
     if not settings.configured:
         settings.configure(ALLOWED_HOSTS=["*"], MIDDLEWARE=[], LOGGING_CONFIG=None, ROOT_URLCONF=_Routes())
         django.setup()
+
+
+def _django(base: type[Any], note: Note, *, later: bool) -> Any:
+    """Routes are each application's own."""
+    from django.http import HttpResponse
+    from django.urls import path, re_path
+
+    configure_django()
 
     def answers(text: str) -> Any:
         def view(request: Any) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import django
 import pytest
-from django.conf import settings
 from django.contrib.auth.decorators import login_required, permission_required
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
@@ -14,15 +12,14 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client, override_settings
 from django.urls import path
 
+from frameworks.apps import configure_django
 from meshsec import Connection, Mesh, MeshConfig, Workload
 from meshsec.frameworks.django import MeshUser
 from meshsec.policy import CheckAnswer
 from meshsec.resources import parse
 from meshsec.testing import MeshClient, TestIssuer, TestPeers, assert_allowed, assert_denied
 
-if not settings.configured:
-    settings.configure(ALLOWED_HOSTS=["*"], DEBUG=False)
-    django.setup()
+configure_django()
 
 ISSUER = TestIssuer()
 POLICIES = f"""
