@@ -47,12 +47,15 @@ class OutputHeaders:
         payload = (self.payload,) if self.payload else ()
         return (*payload, *(name for name, _ in self.claims))
 
-    def values(self, token: VerifiedToken) -> Iterator[tuple[str, str]]:
+    def values(self, token: VerifiedToken) -> tuple[tuple[str, str], ...]:
         """Name and value of each header; a claim that is absent, null or empty text gives none.
 
         Raises:
             TokenError: ``jwt_claim_type``: a value that no header can hold.
         """
+        return tuple(self._values(token)) if self.payload or self.claims else ()
+
+    def _values(self, token: VerifiedToken) -> Iterator[tuple[str, str]]:
         if self.payload:
             yield self.payload, token.payload.decode("ascii")
         for name, path in self.claims:

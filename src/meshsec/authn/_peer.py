@@ -36,6 +36,8 @@ class PeerModes:
 
     def mode(self, port: int | None) -> MtlsMode:
         """The mode of a workload port; for an unknown port the strictest of all."""
+        if not self.ports:
+            return self.default
         if port is None:
             return max((self.default, *self.ports.values()), key=_STRICTNESS.__getitem__)
         return self.ports.get(port, self.default)

@@ -10,7 +10,7 @@ from ..decision import DryRun, Reason
 
 __all__ = ["Verdict"]
 
-_ALLOWED: Final = frozenset({Reason.ALLOW_RULE, Reason.NO_ALLOW_POLICY})
+_ALLOWED: Final = (Reason.ALLOW_RULE, Reason.NO_ALLOW_POLICY)  # no set: members hash slowly
 
 
 @quick

@@ -5,7 +5,9 @@ It reads the request as the server handed it over, asks the enforcer, applies th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, Self
@@ -32,6 +34,9 @@ _SECURE: Final = {"http": "https", "websocket": "wss"}
 _PLAIN: Final = {"http": "http", "websocket": "ws"}
 # What the application's URL decoder leaves alone; everything else is written percent-encoded.
 _PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
+_USUAL_NAMES: Final = 1024  # bytes of all header names of a request; longer ones are not remembered
+
+_HeaderNames = tuple[bytes, ...]
 
 
 class MeshMiddleware:
@@ -62,16 +67,19 @@ class MeshMiddleware:
         names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
         found = self.mesh.recall(connection, _line_of(scope), names, values)
         if isinstance(found, Remembered):
-            prepared: _Prepared = found.prepared or _prepared(found, scope, connection)
+            prepared: _Prepared | None = found.prepared
+            if prepared is None:
+                request = _read(scope, names, values, tls=connection.tls)
+                prepared = found.prepared = _Prepared.of(found.context, scope, request, names)
             context = found.told(values)
         else:
-            request = _read(scope, tls=connection.tls)
+            request = _read(scope, names, values, tls=connection.tls)
             judged = self.mesh.judge_soon(connection, request, found)
             context = judged if isinstance(judged, AuthContext) else await judged
             if not context.decision.allowed:
                 await self._refuse(context, connection, request, (scope, receive, send))
                 return
-            prepared = _Prepared.of(context, scope, request)
+            prepared = _Prepared.of(context, scope, request, names)
         before = CURRENT.set(context)
         try:
             await self.app(prepared.applied(scope, context, transport), receive, prepared.adding(send))
@@ -110,7 +118,7 @@ class _Prepared:
     head: list[tuple[bytes, bytes]]
 
     @classmethod
-    def of(cls, context: AuthContext, scope: Scope, request: HttpRequest) -> Self:
+    def of(cls, context: AuthContext, scope: Scope, request: HttpRequest, names: _HeaderNames) -> Self:
         """From a request that was read from this scope, or from one that is remembered as the same."""
         edits = context.decision.edits
         changed: dict[str, Any] = {"scheme": request.scheme}
@@ -120,8 +128,7 @@ class _Prepared:
         elif scope.get("raw_path"):
             # Also one that an outer layer left behind: what was judged is all that the application may see.
             changed["raw_path"] = request.target.partition("?")[0].encode("latin-1")
-        gone = {name.encode("latin-1") for name in edits.remove_headers}
-        kept = tuple([name.lower() not in gone for name, _ in scope["headers"]]) if gone else None
+        kept = _kept(names, edits.remove_headers) if edits.remove_headers else None
         added = [(name.lower(), value) for name, value in _wire(edits.add_headers)]
         return cls(changed, kept, added, _wire(edits.response_headers))
 
@@ -157,11 +164,6 @@ def _line_of(scope: Scope) -> RequestLine:
         return tuple(map(scope.get, _LINE))
 
 
-def _prepared(found: Remembered, scope: Scope, connection: Connection) -> _Prepared:
-    prepared = found.prepared = _Prepared.of(found.context, scope, _read(scope, tls=connection.tls))
-    return prepared
-
-
 def _of_extension(scope: Scope) -> Transport | None:
     """What the ASGI TLS extension says, where a server fills it; an error in it means that nothing was verified."""
     extension = (scope.get("extensions") or {}).get("tls")
@@ -171,9 +173,9 @@ def _of_extension(scope: Scope) -> Transport | None:
     return Transport.of_certificates(chain)
 
 
-def _read(scope: Scope, *, tls: bool | None) -> HttpRequest:
+def _read(scope: Scope, names: _HeaderNames, values: Sequence[bytes], *, tls: bool | None) -> HttpRequest:
     kind = scope["type"]
-    headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    headers = tuple(zip(_decoded(names), [value.decode("latin-1") for value in values]))  # noqa: B905 - pairs
     scheme = scope.get("scheme", "") if tls is None else (_SECURE[kind] if tls else _PLAIN[kind])
     mount = scope.get("root_path", "")
     # The Host line is among the headers; servers put :authority there, too.
@@ -188,12 +190,35 @@ def _read(scope: Scope, *, tls: bool | None) -> HttpRequest:
     )
 
 
+def _decoded(names: _HeaderNames) -> tuple[str, ...]:
+    """Clients send the same names again and again, so most are remembered."""
+    usual = len(b"".join(names)) <= _USUAL_NAMES
+    return _decode(names) if usual else _decode.__wrapped__(names)
+
+
+@lru_cache(1024)
+def _decode(names: _HeaderNames) -> tuple[str, ...]:
+    return tuple([name.decode("latin-1") for name in names])
+
+
+def _kept(names: _HeaderNames, removed: tuple[str, ...]) -> tuple[bool, ...]:
+    """For each header line, whether it stays."""
+    usual = len(b"".join(names)) <= _USUAL_NAMES
+    return _keep(names, removed) if usual else _keep.__wrapped__(names, removed)
+
+
+@lru_cache(1024)
+def _keep(names: _HeaderNames, removed: tuple[str, ...]) -> tuple[bool, ...]:
+    gone = {name.encode("latin-1") for name in removed}
+    return tuple([name.lower() not in gone for name in names])
+
+
 def _target(scope: Scope) -> str:
     """The raw request target; where an outer layer rewrote the path, the rewritten one is what will be routed."""
     path = scope["path"]
     raw = scope.get("raw_path")
     text = raw.decode("latin-1") if raw else ""
-    if not raw or unquote(text) != path:
+    if not raw or (unquote(text) if "%" in text else text) != path:
         text = quote(path, safe=_PATH_SAFE)
     query = scope.get("query_string", b"").decode("latin-1")
     return f"{text}?{query}" if query else text

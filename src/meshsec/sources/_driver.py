@@ -85,7 +85,7 @@ class Driver:
         wanted: Wanted | None = None,
     ) -> AuthContext | NeedKeys | NeedCheck:
         try:
-            if len(answers) > 1 + len(policy.custom.providers):
+            if answers and len(answers) > 1 + len(policy.custom.providers):
                 raise RuntimeError("the policy asks without end")
             keys, now = self._keys.snapshot(), time.time()
             found = policy.judge(connection, request, keys, now=now, answers=answers)
