@@ -226,12 +226,15 @@ def _tokens(rules: Sequence[Rule], facts: RequestFacts) -> dict[Location, str]:
     """The tokens that these rules see. Raises TokenError for two in one rule's places, or none where one must be."""
     found: dict[Location, str] = {}
     for rule in rules:
-        mine = [(location, token) for location in rule.locations for token in location.find(facts)]
-        if len(mine) > 1:
-            raise TokenError("Jwt is given more than once", code=Reason.JWT_SEVERAL)
-        if not mine and rule.must_be_present:
+        present = False
+        for location in rule.locations:
+            for token in location.find(facts):
+                if present:
+                    raise TokenError("Jwt is given more than once", code=Reason.JWT_SEVERAL)
+                found[location] = token
+                present = True
+        if not present and rule.must_be_present:
             raise missing()
-        found.update(mine)
     return found
 
 
@@ -261,7 +264,9 @@ def _result(
 def _edited(facts: RequestFacts, removed: Sequence[str], added: Sequence[tuple[str, str]]) -> RequestFacts | None:
     if not removed and not added:
         return None
-    headers = {name: lines for name, lines in facts.headers.items() if name not in removed}
+    headers = dict(facts.headers.items())
+    for name in removed:
+        headers.pop(name, None)
     for name, value in added:
         headers[name] = (*headers.get(name, ()), value)
     return facts.with_headers(MappingProxyType(headers))

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .._values import quick
 from ..attributes import AuthContext, Connection, HttpRequest
 from ..policy import Remembered, RequestLine
 from ._current import CURRENT
@@ -101,6 +102,7 @@ class MeshMiddleware:
             await _refuse_http(send, response)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """What a decision changes for the application, ready for every request that it is remembered for.
@@ -230,7 +232,7 @@ def _latin1(text: str) -> str:
 
 
 def _wire(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers] if headers else []
 
 
 async def _refuse_http(send: Send, response: Response) -> None:
