@@ -219,15 +219,14 @@ def _chains(tls_object: ssl.SSLSocket | ssl.SSLObject) -> tuple[tuple[bytes, ...
     if sys.version_info >= (3, 13):
         return tuple(tls_object.get_verified_chain()), tuple(tls_object.get_unverified_chain())
     private = vars(tls_object)["_sslobj"]
-    verified, presented = private.get_verified_chain() or [], private.get_unverified_chain() or []
-    path = _der(verified)
-    # Mostly the one begins with the other; to compare is cheaper than to encode again.
-    same = presented == verified[: len(presented)]
-    return path, path[: len(presented)] if same else _der(presented)
+    path, chain = _der(private.get_verified_chain()), _der(private.get_unverified_chain())
+    # Mostly the one begins with the other, and is kept once. Their objects are not compared: OpenSSL would parse the
+    # extensions of certificates at which it has not looked yet, which costs more than all the rest of this.
+    return path, path[: len(chain)] if path[: len(chain)] == chain else chain
 
 
-def _der(chain: Iterable[_Certificate]) -> tuple[bytes, ...]:
-    return tuple([certificate.public_bytes(_ENCODING_DER) for certificate in chain])
+def _der(chain: Iterable[_Certificate] | None) -> tuple[bytes, ...]:
+    return tuple([certificate.public_bytes(_ENCODING_DER) for certificate in chain or ()])
 
 
 class _Certificate(Protocol):
