@@ -195,6 +195,21 @@ def test_verified_token_is_removed_before_the_app(mesh: Mesh) -> None:
     assert b"authorization" not in dict(app.scopes[0]["headers"])
 
 
+@pytest.mark.parametrize("padding", [1, 2000], ids=["usual", "longer than is remembered"])
+def test_lines_that_go_are_found_for_every_order_and_spelling(mesh: Mesh, padding: int) -> None:
+    """What is remembered of header names is of these names, as they are written, and of what is removed."""
+    host, token = bearer(sub="ada")
+    title, other, forged = (b"Authorization", token[1]), (b"x" * padding, b"1"), (b"X-User", b"root")
+    orders = [[host, token, other], [host, other, token], [host, title, other], [host, title, other, forged]]
+    for lines in orders * 3:
+        app = Recorder()
+        call(mesh, app, path="/x", headers=lines)
+        call(mesh, app, path="/health", headers=lines)  # where no token is read, it stays
+        kept = [line for line in lines if line is not forged]
+        without = [line for line in kept if line not in (token, title)]
+        assert [scope["headers"] for scope in app.scopes] == [[*without, (b"x-user", b"ada")], kept]
+
+
 def test_websocket_is_judged_before_it_is_accepted(mesh: Mesh) -> None:
     """A WebSocket without a token is closed, with our own answer where the server can send one."""
     app = Recorder()
