@@ -120,7 +120,7 @@ def call_wsgi(app: Any, form: Mapping[str, Any]) -> int:
 
 
 async def call_asgi(app: Any, form: Mapping[str, Any]) -> int:
-    """One GET; the status. The client stays connected."""
+    """One GET; the status. The client stays connected until it is answered."""
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -137,13 +137,18 @@ async def call_asgi(app: Any, form: Mapping[str, Any]) -> int:
     }
     messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
     sent: list[Any] = []
+    answered = asyncio.Event()
 
     async def receive() -> Any:
         message = next(messages, None)
-        return await asyncio.get_running_loop().create_future() if message is None else message
+        if message is None:
+            await answered.wait()
+        return message or {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
 
     await app(scope, receive, send)
     return int(sent[0]["status"])

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -29,6 +30,7 @@ from ..sources import (
     Authorizers,
     Dialled,
     Driver,
+    IdentityKeeper,
     IdentitySource,
     KeyStore,
     PolicyKeeper,
@@ -296,8 +298,9 @@ class Mesh:
                 return
             self._stop.clear()
             self._keys.start()
-            for name, step in (("meshsec", self._policies.refresh), ("meshsec-identity", self._renew_identity)):
-                threading.Thread(target=_live, args=(step, self._stop), name=name, daemon=True).start()
+            self._keep(self._policies.refresh, "meshsec")
+            if self._identity is not None:
+                self._keep(partial(self._renew, self._identity), "meshsec-identity")
             self._running = True
 
     def close(self) -> None:
@@ -310,12 +313,14 @@ class Mesh:
                 self._identity.close()
             self._running = False
 
-    def _renew_identity(self) -> None:
-        if self._identity is None:
-            return
-        self._identity.refresh(time.time())
+    def _keep(self, step: Callable[[], object], name: str) -> None:
+        """What waits for others (an agent, an authority) has a thread of its own: it delays no policy."""
+        threading.Thread(target=_live, args=(step, self._stop), name=name, daemon=True).start()
+
+    def _renew(self, identity: IdentityKeeper) -> None:
+        identity.refresh(time.time())
         if self._stop.is_set():  # closed meanwhile: what this turn may have opened again is closed again
-            self._identity.close()
+            identity.close()
         self._contexts.prepare()
 
     def _after_fork(self) -> None:
