@@ -43,6 +43,7 @@ class GivenToken:
 
     principal: RequestPrincipal
     sources: tuple[()] = ()
+    token_headers: frozenset[str] = frozenset()
 
     def authenticate(self, *_: object, **__: object) -> TokenResult:
         """What a verified token would have said."""
