@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_an_authority_that_keeps_a_record_keeps_it(tmp_path: Path) -> None:
         assert (first.id, first.serial, first.requester) == (*shown(mesh), "developmentAuthority")
         folder.publish_root()
         folder.activate_root(settle=0)
-        mesh._renew_identity()
+        assert mesh._identity is not None
+        mesh._identity.refresh(time.time())
         _, *others = folder.issued()
         assert shown(mesh) == (WEB, others[-1].serial)
     assert {item.issuer for item in others} == {folder.authority.state.signer.key_id}
