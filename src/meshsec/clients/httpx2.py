@@ -6,18 +6,30 @@ configuration says so. Only services that the mesh names are reached; everything
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 
 from ..mesh import Mesh
-from ._services import MAX_AGE, Lease, Route, ServicePools, Tokens
+from ._httpx import AsyncBody, AsyncTransport, Body, Library, Transport
+from ._services import MAX_AGE, Tokens
 
 __all__ = ["AsyncMeshTransport", "MeshTransport"]
 
 
-class MeshTransport(httpx2.BaseTransport):
+class _Body(Body, httpx2.SyncByteStream):
+    """What a client takes for one."""
+
+
+class _AsyncBody(AsyncBody, httpx2.AsyncByteStream):
+    """What a client of asyncio takes for one."""
+
+
+_LIBRARY: Final = Library(httpx2.Headers, httpx2.UnsupportedProtocol, httpx2.ConnectError, _Body)
+_ASYNC_LIBRARY: Final = Library(httpx2.Headers, httpx2.UnsupportedProtocol, httpx2.ConnectError, _AsyncBody)
+
+
+class MeshTransport(Transport, httpx2.BaseTransport):
     """For ``httpx2.Client(transport=MeshTransport(mesh))``.
 
     Args:
@@ -28,169 +40,23 @@ class MeshTransport(httpx2.BaseTransport):
     """
 
     def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
-        self._pools = ServicePools(
+        super().__init__(
             mesh,
-            lambda context, _: httpx2.HTTPTransport(verify=context, **options),
+            _LIBRARY,
+            lambda context: httpx2.HTTPTransport(verify=context, **options),
             max_age=max_age,
             tokens=tokens,
         )
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        route = _route(self._pools, request)
-        attempts = _attempts(request, route, self._pools.token(route))
-        lease = self._pools.lease(route)
-        try:
-            response = _send(lease.pool, attempts)
-        except BaseException:
-            self._end(lease)
-            raise
-        response.stream = _Stream(response.stream, self, lease)
-        return response
 
-    def close(self) -> None:
-        for pool in self._pools.take_all():
-            pool.close()
-
-    def _end(self, lease: Lease[httpx2.HTTPTransport]) -> None:
-        self._pools.release(lease)
-        for pool in self._pools.take_closable():
-            pool.close()
-
-
-class AsyncMeshTransport(httpx2.AsyncBaseTransport):
+class AsyncMeshTransport(AsyncTransport, httpx2.AsyncBaseTransport):
     """For ``httpx2.AsyncClient(transport=AsyncMeshTransport(mesh))``. See :class:`MeshTransport`."""
 
     def __init__(self, mesh: Mesh, *, max_age: float = MAX_AGE, tokens: Tokens | None = None, **options: Any) -> None:
-        self._pools = ServicePools(
+        super().__init__(
             mesh,
-            lambda context, _: httpx2.AsyncHTTPTransport(verify=context, **options),
+            _ASYNC_LIBRARY,
+            lambda context: httpx2.AsyncHTTPTransport(verify=context, **options),
             max_age=max_age,
             tokens=tokens,
         )
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        route = _route(self._pools, request)
-        attempts = _attempts(request, route, await self._pools.token_async(route))
-        lease = self._pools.lease(route)
-        try:
-            response = await _send_async(lease.pool, attempts)
-        except BaseException:
-            await self._end(lease)
-            raise
-        response.stream = _AsyncStream(response.stream, self, lease)
-        return response
-
-    async def aclose(self) -> None:
-        for pool in self._pools.take_all():
-            await pool.aclose()
-
-    async def _end(self, lease: Lease[httpx2.AsyncHTTPTransport]) -> None:
-        self._pools.release(lease)
-        for pool in self._pools.take_closable():
-            await pool.aclose()
-
-
-class _Stream(httpx2.SyncByteStream):
-    """A response's body, whose end releases the pool it came from."""
-
-    def __init__(self, stream: Any, transport: MeshTransport, lease: Lease[httpx2.HTTPTransport]) -> None:
-        self._stream = stream
-        self._transport = transport
-        self._lease: Lease[httpx2.HTTPTransport] | None = lease
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
-
-    def close(self) -> None:
-        lease, self._lease = self._lease, None
-        try:
-            self._stream.close()
-        finally:
-            if lease is not None:
-                self._transport._end(lease)
-
-
-class _AsyncStream(httpx2.AsyncByteStream):
-    """The same for asyncio."""
-
-    def __init__(self, stream: Any, transport: AsyncMeshTransport, lease: Lease[httpx2.AsyncHTTPTransport]) -> None:
-        self._stream = stream
-        self._transport = transport
-        self._lease: Lease[httpx2.AsyncHTTPTransport] | None = lease
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._stream:
-            yield part
-
-    async def aclose(self) -> None:
-        lease, self._lease = self._lease, None
-        try:
-            await self._stream.aclose()
-        finally:
-            if lease is not None:
-                await self._transport._end(lease)
-
-
-def _route(pools: ServicePools[Any], request: httpx2.Request) -> Route:
-    url = request.url
-    if url.scheme not in ("http", "https"):
-        raise httpx2.UnsupportedProtocol("a mesh service is called over https", request=request)
-    return pools.route(url.scheme, url.host, url.port)
-
-
-def _attempts(request: httpx2.Request, route: Route, token: str | None) -> list[httpx2.Request]:
-    """The same request to each endpoint; the Host header and the TLS server name stay the service's.
-
-    The request itself stays as it is, so that no redirect that is made of it carries the token; what it says in
-    Authorization comes first.
-    """
-    headers = request.headers
-    if token is not None and "authorization" not in headers:
-        headers = httpx2.Headers([*headers.raw, (b"authorization", f"Bearer {token}".encode())])
-    return [_Attempt(request, headers, route, endpoint) for endpoint in route.endpoints]
-
-
-class _Attempt(httpx2.Request):
-    """A request to one endpoint. Made for each request, so without the URL being written and read again."""
-
-    def __init__(
-        self, request: httpx2.Request, headers: httpx2.Headers, route: Route, endpoint: tuple[str, int]
-    ) -> None:
-        self.method = request.method
-        self.url: Any = _Address(request.url, route.scheme, *endpoint)
-        self.headers = headers
-        self.stream = request.stream
-        self.extensions = {**request.extensions, "sni_hostname": route.server_name}
-
-
-class _Address:
-    """A URL at another address: what transports read of it is here, everything else is the asked one's."""
-
-    __slots__ = ("_asked", "port", "raw_host", "raw_scheme")
-
-    def __init__(self, asked: httpx2.URL, scheme: str, host: str, port: int) -> None:
-        self._asked = asked
-        self.raw_scheme = scheme.encode("ascii")
-        self.raw_host = host.encode("ascii")
-        self.port = port
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._asked, name)
-
-
-def _send(pool: httpx2.HTTPTransport, attempts: list[httpx2.Request]) -> httpx2.Response:
-    for attempt in attempts[:-1]:
-        try:
-            return pool.handle_request(attempt)
-        except httpx2.ConnectError:
-            continue
-    return pool.handle_request(attempts[-1])
-
-
-async def _send_async(pool: httpx2.AsyncHTTPTransport, attempts: list[httpx2.Request]) -> httpx2.Response:
-    for attempt in attempts[:-1]:
-        try:
-            return await pool.handle_async_request(attempt)
-        except httpx2.ConnectError:
-            continue
-    return await pool.handle_async_request(attempts[-1])
