@@ -267,3 +267,17 @@ def test_a_pool_in_use_is_closed_by_its_last_user(world: World) -> None:
     assert pools.take_closable() == []
     pools.release(again)
     assert pools.take_closable() == [first.pool]
+
+
+def test_every_pool_that_is_open_is_closed_at_the_end(world: World) -> None:
+    """Those that were replaced under a request that still runs, too; once each."""
+    place, clock = Place(1, world), Clock()
+    pools = ServicePools(place.mesh, lambda *_: object(), max_age=10, clock=clock)
+    route = pools.route("https", "reviews.prod", None)
+    first = pools.lease(route)
+    clock.now = 10.0
+    second = pools.lease(route)
+    assert {*pools.take_all()} == {first.pool, second.pool}
+    pools.release(first)
+    pools.release(second)
+    assert pools.take_closable() == pools.take_all() == []

@@ -67,7 +67,6 @@ class Lease(Generic[Pool]):
     material: TlsMaterial | None
     route: Route
     users: int = 0
-    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +109,7 @@ class ServicePools(Generic[Pool]):
         self._clock = clock
         self._tokens = {host_key(host): source for host, source in (tokens or {}).items()}
         self._leases: dict[tuple[str, int], Lease[Pool]] = {}
+        self._retired: set[Lease[Pool]] = set()  # and still in use
         self._routes = _Routes(mesh.naming)
         self._closable: list[Pool] = []
         self._lock = Lock()
@@ -173,7 +173,8 @@ class ServicePools(Generic[Pool]):
         """A request has ended."""
         with self._lock:
             lease.users -= 1
-            if lease.retired and not lease.users:
+            if not lease.users and lease in self._retired:
+                self._retired.remove(lease)
                 self._closable.append(lease.pool)
 
     def take_closable(self) -> list[Pool]:
@@ -187,9 +188,10 @@ class ServicePools(Generic[Pool]):
     def take_all(self) -> list[Pool]:
         """Every pool that is not closed yet, which the caller closes; later calls begin anew."""
         with self._lock:
-            pools = [*self._closable, *(lease.pool for lease in self._leases.values())]
+            pools = [*self._closable, *(lease.pool for lease in (*self._leases.values(), *self._retired))]
             self._closable = []
             self._leases.clear()
+            self._retired.clear()
             return pools
 
     def _context_for(self, route: Route) -> MeshSSLContext:
@@ -203,6 +205,7 @@ class ServicePools(Generic[Pool]):
         return young and same and lease.material is self._context.snapshot()
 
     def _retire(self, lease: Lease[Pool]) -> None:
-        lease.retired = True
-        if not lease.users:
+        if lease.users:
+            self._retired.add(lease)
+        else:
             self._closable.append(lease.pool)
