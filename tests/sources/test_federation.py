@@ -446,14 +446,49 @@ def test_a_file_is_looked_at_anew(bundle: X509Bundle, tmp_path: Path, form: str)
     assert kept.bundle() == bundle
     generation = kept.keeper.material.current().generation
     file.write_bytes(file.read_bytes()[:-40])
+    kept.bundle()
     assert kept.failure()
     file.unlink()
     assert "No such file" in kept.failure()
     assert (kept.bundle(), kept.keeper.material.current().generation) == (bundle, generation)
     other = X509Bundle(TD, [TestCA(TD.name).certificate])
     file.write_bytes(write(other))  # type: ignore[operator]
+    kept.bundle()
     assert not kept.failure()
     assert (kept.bundle(), kept.keeper.material.current().generation) == (other, generation + 1)
+
+
+def test_a_file_that_is_being_written_is_waited_for(bundle: X509Bundle, tmp_path: Path) -> None:
+    """Its first authority alone would be a bundle; it counts when nothing has changed for one look."""
+    file = tmp_path / "partner.pem"
+    file.write_bytes(bundle.to_pem())
+    kept = Kept({TD.name: str(file)})
+    first, second = TestCA(TD.name), TestCA(TD.name)
+    file.write_bytes(first.pem)
+    assert kept.bundle() == bundle
+    file.write_bytes(first.pem + second.pem)
+    assert kept.bundle() == bundle
+    assert kept.bundle() == X509Bundle(TD, [first.certificate, second.certificate])
+    file.write_bytes(first.pem)
+    kept.bundle()
+    assert kept.bundle() == X509Bundle(TD, [first.certificate])
+
+
+def test_no_thread_is_a_failed_fetch(
+    server: _Server, bundle: X509Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a process's limit of threads; it is tried again an interval later, and our own identity goes on."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    kept = bootstrapped(server, tmp_path, bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert kept.bundle() == bundle
+        assert "new thread" in kept.failure()
+    kept.now += 300
+    until(lambda: kept.bundle() and not kept.failure())
 
 
 def test_a_file_that_cannot_be_used_is_an_error_at_the_start(tmp_path: Path) -> None:
@@ -471,6 +506,7 @@ def test_bundles_of_others_go_on_while_our_own_source_fails(bundle: X509Bundle, 
     kept.keeper._source = StaticIdentity(Identity(kept.own.issue_x509_svid(OURS), bundle))
     other = X509Bundle(TD, [TestCA(TD.name).certificate])
     file.write_bytes(other.to_pem())
+    kept.bundle()
     assert kept.bundle() == other
     assert kept.keeper.status()["failure"]
 

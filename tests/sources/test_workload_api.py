@@ -695,6 +695,20 @@ def test_a_thread_that_broke_goes_on(
     until(lambda: serial(keeper) == svid.serial)
 
 
+def test_a_thread_that_cannot_begin_is_tried_again(
+    agent: Agent, keeper: IdentityKeeper, authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a process's limit of threads, when the next look is taken: nothing else would ever renew the identity."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert "new thread" in failure(keeper)
+    serving(agent, keeper, authority)
+
+
 def test_a_call_that_is_not_a_stream_has_one_bound(folder: Path) -> None:
     """A server that gives half an answer holds nobody for long."""
     with raw_server(folder, GRPC, ANSWER[:-1], [("x", "y")]) as address, pytest.raises(CallError):

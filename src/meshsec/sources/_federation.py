@@ -125,21 +125,28 @@ class _Agent:
 
 
 class _File:
-    """Looked at anew each time; a bad one never replaces a good one."""
+    """Looked at anew each time; a bad one never replaces a good one.
+
+    What has changed counts when it is found the same a second time: until then somebody may still be writing, and the
+    first half of several authorities is a bundle, too.
+    """
 
     def __init__(self, domain: TrustDomain, path: str) -> None:
         self._domain = domain
         self._path = path
         self._bundle = _read_file(domain, path).x509
+        self._seen: bytes | None = None
         self._data: bytes | None = None
         self._failure: str | None = None
 
     def look(self, identity: Identity, known: _Known) -> X509Bundle | None:  # noqa: ARG002
         try:
             data = Path(self._path).read_bytes()
-            if data != self._data:
+            seen, self._seen = self._seen, data
+            if data == seen and data != self._data:
                 self._bundle, self._data = _parse(self._domain, data, self._path).x509, data
-            self._failure = None
+            if data == self._data:
+                self._failure = None
         except (OSError, MeshsecError) as error:
             self._failure = _tell(self._domain, str(error), self._failure)
         return self._bundle
@@ -175,7 +182,10 @@ class _Endpoint:
             return
         # Whatever comes of it, the next one is due an interval later; a fetch never lasts that long.
         self.due_at = moment + self._interval()
-        Thread(target=self.refresh, args=(voucher,), name="meshsec-bundle", daemon=True).start()
+        try:
+            Thread(target=self.refresh, args=(voucher,), name="meshsec-bundle", daemon=True).start()
+        except RuntimeError as error:  # as many threads as there may be
+            self.failure = _tell(self.domain, str(error), self.failure)
 
     def refresh(self, voucher: X509Bundle | None) -> None:
         """Fetch once. Raises nothing."""

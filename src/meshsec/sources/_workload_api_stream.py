@@ -156,9 +156,12 @@ class Stream(Generic[_Answer]):
     def _started(self) -> _Run:
         with self._lock:
             if self._run is None:
-                self._run = _Run(time.monotonic())
-                name = "meshsec-workload-api"
-                threading.Thread(target=self._live, args=(self._run,), name=name, daemon=True).start()
+                run, name = _Run(time.monotonic()), "meshsec-workload-api"
+                try:
+                    threading.Thread(target=self._live, args=(run,), name=name, daemon=True).start()
+                except RuntimeError as error:  # as many threads as there may be: the next look tries again
+                    raise SvidError(str(error), code="source_failed") from None
+                self._run = run
             return self._run
 
     def _live(self, run: _Run) -> None:
