@@ -66,6 +66,7 @@ PACKAGES: Final[dict[str, frozenset[str]]] = {
     "servers.grpclib": frozenset({"grpclib"}),
     "frameworks": frozenset({"starlette", "werkzeug", "fastapi", "flask", "asgiref"}),
     "clients": frozenset({"httpx", "httpx2", "requests", "urllib3", "aiohttp", "yarl"}),
+    "clients.grpclib": frozenset({"grpclib", "multidict"}),
     "testing": frozenset({"pytest"}),
     "cli": frozenset({"click", "rich", "yaml"}),  # a request may be described in a file
 }

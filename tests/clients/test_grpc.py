@@ -9,8 +9,9 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,14 +22,17 @@ import grpc
 import grpc.aio
 import grpclib.client
 import grpclib.config
+import grpclib.const
 import grpclib.exceptions
 import pytest
 
-from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio
+from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio, by_grpclib
 from live import FULL, free_port
 from meshsec import Connection, Decision, Mesh, MeshConfig, Reason, SvidError, Workload, WorkloadPolicy
 from meshsec.ca import write_identity
+from meshsec.clients import JwtSvidToken
 from meshsec.clients import tunnel as tunnel_module
+from meshsec.clients.grpclib import MeshChannel
 from meshsec.clients.tunnel import Tunnel
 from meshsec.resources import Service, parse
 from meshsec.servers._grpc import called
@@ -121,6 +125,32 @@ def refused(mesh: Mesh, metadata: Any = TENANT, method: str = "One") -> Any:
     return error.value.code()  # type: ignore[attr-defined]
 
 
+@pytest.fixture(scope="module")
+def honest(place: Place) -> Iterator[int]:
+    """One server of reviews."""
+    with by_grpcio(place.reviews) as port:
+        yield port
+
+
+class Changing:
+    """An identity that is issued anew at will."""
+
+    origin = "memory"
+
+    def __init__(self, world: World, account: str) -> None:
+        self._world, self._account = world, account
+        self.identity = world.identity(account).identity
+
+    def renew(self, mesh: Mesh) -> bytes:
+        """Another certificate, put in force as the mesh's thread would; its digest in hexadecimal."""
+        self.identity = self._world.identity(self._account).identity
+        mesh._identity.refresh(time.time())  # type: ignore[union-attr]
+        return sha256(self.identity.svid.chain[0]).hexdigest().encode()
+
+    def read(self, now: float) -> Identity:
+        return self.identity
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_call_reaches_its_handler_judged(place: Place, port: int, method: str) -> None:
     """The handler knows who calls, and gets no token."""
@@ -185,48 +215,217 @@ async def everything_closed() -> None:
 
 
 def test_grpclib_calls_with_our_context(place: Place, port: int) -> None:
-    """No tunnel: it takes an SSLContext."""
+    """Its own channel takes an SSLContext."""
     mesh = place.caller("web", port)
     context = mesh.client_context()
     context.set_alpn_protocols(["h2"])
 
-    async def call(mesh: Mesh) -> bytes:
-        config = grpclib.config.Configuration(ssl_target_name_override="reviews.prod")
-        host, at = mesh.naming.endpoints("reviews.prod", 443)[0]
-        async with grpclib.client.Channel(host, at, ssl=context, config=config, codec=Raw()) as channel:
-            method = grpclib.client.UnaryUnaryMethod(channel, "/demo.Whom/One", bytes, bytes)
-            answer = await method(b"", metadata=dict(TENANT))
-            channel._protocol.connection._transport.abort()  # gRPC's own servers never say goodbye
-        await everything_closed()
-        return bytes(answer)
-
-    assert asyncio.run(call(mesh)).startswith(b"spiffe://cluster.local/ns/prod/sa/web")
-
-
-def test_grpclib_does_not_call_an_impostor(place: Place, port: int) -> None:
-    """The twin: another account answers for the name."""
-    mesh = place.caller("web", port)
-    context = mesh.client_context(authorize=str(place.world.id("ratings")))
-    context.set_alpn_protocols(["h2"])
-
-    async def call() -> None:
+    async def call() -> bytes:
         config = grpclib.config.Configuration(ssl_target_name_override="reviews.prod")
         async with grpclib.client.Channel("127.0.0.1", port, ssl=context, config=config, codec=Raw()) as channel:
-            with pytest.raises(OSError, match="ratings"):
-                await grpclib.client.UnaryUnaryMethod(channel, "/demo.Whom/One", bytes, bytes)(b"")
+            answer = await asked(channel)
+            channel._protocol.connection._transport.abort()  # gRPC's own servers never say goodbye
         await everything_closed()
+        return answer[0]
 
-    asyncio.run(call())
+    assert asyncio.run(call()).startswith(b"spiffe://cluster.local/ns/prod/sa/web")
+
+
+# ---------------------------------------------------------------- grpclib's channel
+
+KINDS = dict(
+    zip(
+        METHODS,
+        (
+            grpclib.client.UnaryUnaryMethod,
+            grpclib.client.UnaryStreamMethod,
+            grpclib.client.StreamUnaryMethod,
+            grpclib.client.StreamStreamMethod,
+        ),
+        strict=True,
+    )
+)
+
+
+async def asked(channel: grpclib.client.Channel, method: str = "One", metadata: Any = TENANT) -> list[bytes]:
+    """One call of any kind, and its answers."""
+    call: Any = KINDS[method](channel, f"/demo.Whom/{method}", bytes, bytes)
+    answer = await call(b"" if method in ("One", "Many") else [b"", b""], metadata=dict(metadata), timeout=20)
+    return answer if isinstance(answer, list) else [answer]
+
+
+@asynccontextmanager
+async def channel_of(mesh: Mesh, host: str = "reviews.prod", **options: Any) -> AsyncIterator[MeshChannel]:
+    """A channel; nothing of it is open any more afterwards."""
+    async with MeshChannel(mesh, host, codec=Raw(), **options) as channel:
+        yield channel
+    await everything_closed()
+
+
+def by_channel(mesh: Mesh, method: str = "One", metadata: Any = TENANT, **options: Any) -> list[bytes]:
+    """One call over a channel of its own."""
+
+    async def call() -> list[bytes]:
+        async with channel_of(mesh, **options) as channel:
+            return await asked(channel, method, metadata)
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_channel_makes_every_kind_of_call(place: Place, port: int, method: str) -> None:
+    """Over mutual TLS, to the mesh's endpoint."""
+    answers = by_channel(place.caller("web", port), method)
+    assert {answer.split()[0] for answer in answers} == {b"spiffe://cluster.local/ns/prod/sa/web"}
+
+
+def test_a_channel_is_told_of_a_refusal(place: Place, port: int) -> None:
+    """The twin: another workload calls."""
+    with pytest.raises(grpclib.exceptions.GRPCError) as error:
+        by_channel(place.caller("other", port))
+    assert error.value.status is grpclib.const.Status.PERMISSION_DENIED
+
+
+def test_a_channel_tries_the_next_endpoint(place: Place, honest: int) -> None:
+    """Where the first is an impostor, or nobody."""
+    with by_grpcio(place.serving("intruder")) as impostor:
+        assert by_channel(place.caller("web", impostor, 1, honest))
+
+
+def test_a_channel_does_not_call_an_impostor(place: Place) -> None:
+    """Under the right name with a wrong SVID; no call arrives."""
+    with by_grpcio(place.serving("intruder")) as impostor, pytest.raises(OSError, match="intruder"):
+        by_channel(place.caller("web", impostor))
+
+
+def test_an_unknown_service_has_no_channel(place: Place, honest: int) -> None:
+    """The nearest name is told."""
+    with pytest.raises(SvidError, match=r"reviews\.prod"):
+        by_channel(place.caller("web", honest), host="review.prod")
+
+
+def test_nothing_but_calls_makes_connections_of_a_channel(place: Place, honest: int) -> None:
+    """The one that it would make by itself knows nothing of the mesh."""
+
+    async def connect() -> None:
+        async with channel_of(place.caller("web", honest)) as channel:
+            await channel.__connect__()
+
+    with pytest.raises(RuntimeError, match="bring their connection along"):
+        asyncio.run(connect())
+
+
+def test_a_token_travels_over_a_channel(place: Place, honest: int) -> None:
+    """To the service that is listed for it; what the call says in authorization comes first."""
+    token, other = place.issuer.token(sub="ada"), place.issuer.token(sub="eve")
+    mesh = place.caller("web", honest)
+
+    def users(*metadata: tuple[str, str], host: str = "reviews.prod") -> bytes:
+        source = JwtSvidToken(lambda _: token, "reviews")
+        return by_channel(mesh, metadata=(*TENANT, *metadata), tokens={host: source})[0].split()[1]
+
+    assert users() == b"ada"
+    assert users(host="ratings.prod") == b"None"
+    assert users(("authorization", f"Bearer {other}")) == b"eve"
+
+
+def renewing(place: Place, port: int) -> tuple[Mesh, Changing]:
+    """A caller whose certificate is issued anew at will."""
+    source = Changing(place.world, "web")
+    known = place.caller("web", port)
+    return Mesh(workload=known.workload, config=known.config, identity=source), source
+
+
+def test_a_channel_shows_the_newest_certificate(place: Place, honest: int) -> None:
+    """From the first call after it was renewed on; until then the connection is kept."""
+    mesh, source = renewing(place, honest)
+
+    async def calls() -> None:
+        async with channel_of(mesh) as channel:
+            for _ in range(3):
+                digest = source.renew(mesh)
+                links = set()
+                for _ in range(3):
+                    assert (await asked(channel))[0].endswith(digest)
+                    links |= {lease.pool for lease in channel._services._leases.values()}
+                assert len(links) == 1
+
+    asyncio.run(calls())
+
+
+def test_a_channels_connection_is_kept_for_a_limited_time(place: Place, honest: int) -> None:
+    """With no time at all, each call has its own; with some, it is shared."""
+
+    async def connections(**options: float) -> int:
+        seen = set()
+        async with channel_of(place.caller("web", honest), **options) as channel:
+            for _ in range(3):
+                await asked(channel)
+                seen |= {lease.pool for lease in channel._services._leases.values()}
+        return len(seen)
+
+    assert asyncio.run(connections()) == 1
+    assert asyncio.run(connections(max_age=0)) == 3
+
+
+def test_a_channels_call_under_way_is_not_cut_off(place: Place, honest: int) -> None:
+    """The stream that is open goes on over the old connection, which ends with it."""
+    mesh, source = renewing(place, honest)
+
+    async def calls() -> None:
+        async with channel_of(mesh) as channel:
+            method = grpclib.client.StreamStreamMethod(channel, "/demo.Whom/Talk", bytes, bytes)
+            async with method.open(metadata=dict(TENANT), timeout=20) as talk:
+                await talk.send_message(b"")
+                before = await talk.recv_message()
+                (old,) = (lease.pool for lease in channel._services._leases.values())
+                digest = source.renew(mesh)
+                assert (await asked(channel))[0].endswith(digest)
+                await talk.send_message(b"", end=True)
+                assert await talk.recv_message() == before
+                assert await talk.recv_message() is None
+            assert old._protocol is None
+
+    asyncio.run(calls())
+
+
+@pytest.mark.parametrize("serving", [by_grpcio, by_grpclib])
+def test_a_channels_traffic_does_not_notice_rotations(place: Place, serving: Serving) -> None:
+    """Four callers without a pause, and both ends get new certificates again and again: no call fails."""
+    renewals, between = (100, 40) if FULL else (6, 12)
+    mesh, source = renewing(place, 1)
+    theirs = Changing(place.world, "reviews")
+    reviews = Mesh(workload=place.reviews.workload, config=MeshConfig(allow_no_policy=True), identity=theirs)
+
+    async def run(mesh: Mesh) -> tuple[int, set[bytes]]:
+        count, done, seen = 0, False, set[bytes]()
+
+        async def call(channel: MeshChannel) -> None:
+            nonlocal count
+            while not done:
+                seen.update(await asked(channel, METHODS[count % 4]))
+                count += 1
+
+        async with channel_of(mesh) as channel, asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(call(channel))
+            for round_ in range(renewals):
+                while count < between * (round_ + 1):  # noqa: ASYNC110 - each turn of the loop lets calls go on
+                    await asyncio.sleep(0)
+                source.renew(mesh)
+                theirs.renew(reviews)
+            done = True
+        return count, seen
+
+    with serving(reviews) as port:
+        known = place.caller("web", port)
+        mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+        count, seen = asyncio.run(run(mesh))
+    assert count >= renewals * between
+    assert len({answer.rpartition(b" ")[2] for answer in seen}) >= renewals
 
 
 # ---------------------------------------------------------------- the tunnel
-
-
-@pytest.fixture(scope="module")
-def honest(place: Place) -> Iterator[int]:
-    """One server of reviews."""
-    with by_grpcio(place.reviews) as port:
-        yield port
 
 
 def test_an_impostor_is_unavailable(place: Place) -> None:
@@ -275,30 +474,9 @@ def test_a_big_message_passes(place: Place, honest: int) -> None:
         assert it.unary_unary("/demo.Whom/One")(bytes(3_000_000), metadata=metadata, timeout=20)
 
 
-class Changing:
-    """An identity that is issued anew at will."""
-
-    origin = "memory"
-
-    def __init__(self, world: World, account: str) -> None:
-        self._world, self._account = world, account
-        self.identity = world.identity(account).identity
-
-    def renew(self, mesh: Mesh) -> bytes:
-        """Another certificate, put in force as the mesh's thread would; its digest in hexadecimal."""
-        self.identity = self._world.identity(self._account).identity
-        mesh._identity.refresh(time.time())  # type: ignore[union-attr]
-        return sha256(self.identity.svid.chain[0]).hexdigest().encode()
-
-    def read(self, now: float) -> Identity:
-        return self.identity
-
-
 def test_a_renewed_certificate_retires_the_connection(place: Place, honest: int) -> None:
     """Calls go on without a failure, and from the second one on they come with the new certificate."""
-    source = Changing(place.world, "web")
-    known = place.caller("web", honest)
-    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    mesh, source = renewing(place, honest)
     with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
         for _ in range(5):
             ask(it)
@@ -312,9 +490,7 @@ def test_a_renewed_certificate_retires_the_connection(place: Place, honest: int)
 def test_traffic_does_not_notice_rotations(place: Place, honest: int) -> None:
     """Four callers without a pause, and a new certificate again and again: no call fails."""
     renewals = 100 if FULL else 6
-    source = Changing(place.world, "web")
-    known = place.caller("web", honest)
-    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    mesh, source = renewing(place, honest)
     done, turn, seen = Event(), Semaphore(0), set[bytes]()
 
     def call(it: grpc.Channel) -> int:
@@ -344,9 +520,7 @@ def test_traffic_does_not_notice_rotations(place: Place, honest: int) -> None:
 
 def test_a_call_under_way_outlives_its_connections_retirement(place: Place, honest: int) -> None:
     """The stream that is open goes on over the old connection."""
-    source = Changing(place.world, "web")
-    known = place.caller("web", honest)
-    mesh = Mesh(workload=known.workload, config=known.config, identity=source)
+    mesh, source = renewing(place, honest)
     questions: SimpleQueue[bytes | None] = SimpleQueue()
     with Tunnel(mesh, "reviews.prod") as tunnel, grpc.insecure_channel(tunnel.target, options=tunnel.options) as it:
         talk = it.stream_stream("/demo.Whom/Talk")(iter(questions.get, None), metadata=TENANT, timeout=20)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final, Generic, TypeVar
@@ -19,7 +20,7 @@ from ..spiffe import SpiffeId
 from ..tls import MeshSSLContext, TlsMaterial
 from ._tokens import TokenSource
 
-__all__ = ["MAX_AGE", "Lease", "Route", "ServicePools", "Tokens"]
+__all__ = ["MAX_AGE", "Lease", "Route", "ServicePools", "Tokens", "dial"]
 
 MAX_AGE: Final = 600.0
 """How long a pooled connection is given new requests, in seconds."""
@@ -31,7 +32,10 @@ _PORTS: Final = {"http": 80, "https": 443}
 _MOST: Final = 1024
 """How many services are remembered: a pattern of hosts may name any number of them."""
 
+_DIAL_SECONDS: Final = 10.0
+
 Pool = TypeVar("Pool")
+Connection = TypeVar("Connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,25 @@ class Route:
     def scheme(self) -> str:
         """How it is spoken to: ``http`` only where the configuration says so."""
         return "http" if self.ids is None else "https"
+
+    @property
+    def authority(self) -> str:
+        """What a request over TLS says that it goes to (RFC 9113 section 8.3.1)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS["https"] else f"{host}:{self.port}"
+
+
+async def dial(route: Route, connect: Callable[[str, int], Awaitable[Connection]]) -> Connection:
+    """One endpoint after the other; the first that answers and may answer is it. Raises OSError of the last."""
+    for endpoint in route.endpoints[:-1]:
+        with suppress(OSError):
+            return await _in_time(connect(*endpoint))
+    return await _in_time(connect(*route.endpoints[-1]))
+
+
+async def _in_time(connecting: Awaitable[Connection]) -> Connection:
+    async with asyncio.timeout(_DIAL_SECONDS):
+        return await connecting
 
 
 @dataclass(slots=True, eq=False)

@@ -18,13 +18,14 @@ import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 from ..errors import SvidError
 from ..mesh import Mesh
 from ..tls import MeshSSLContext
-from ._services import MAX_AGE, Lease, Route, ServicePools
+from ._services import MAX_AGE, Lease, Route, ServicePools, dial
 
 __all__ = ["Tunnel"]
 
@@ -36,7 +37,6 @@ _GOAWAY: Final = bytes.fromhex("000008 07 00 00000000 7fffffff 00000000")
 _OF_HEADERS: Final = (0x1, 0x5, 0x9)  # HEADERS, PUSH_PROMISE, CONTINUATION
 _END_HEADERS: Final = 0x4
 _LOOK_SECONDS: Final = 1.0
-_DIAL_SECONDS: Final = 10.0
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: Linux's struct ucred
 
 
@@ -67,10 +67,10 @@ class Tunnel:
     def __init__(self, mesh: Mesh, host: str, port: int = 443, *, max_age: float = MAX_AGE) -> None:
         self._services = ServicePools(mesh, _over_http2, max_age=max_age)
         self._host, self._port = host, port
-        self._route()  # says now what cannot work
+        route = self._route()  # says now what cannot work
         self._folder = Path(tempfile.mkdtemp(prefix="meshsec-"))  # mode 0700
         self.target = f"unix:{self._folder / 'h2'}"
-        self.options = (("grpc.default_authority", host if port == 443 else f"{host}:{port}"),)
+        self.options = (("grpc.default_authority", route.authority),)
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -186,18 +186,8 @@ def _over_http2(context: MeshSSLContext, _route: Route) -> MeshSSLContext:
 
 
 async def _dial(route: Route, context: MeshSSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """One endpoint after the other; the first that answers and may answer is it."""
-    for host, port in route.endpoints[:-1]:
-        with suppress(OSError):
-            return await _open(host, port, context, route)
-    return await _open(*route.endpoints[-1], context, route)
-
-
-async def _open(
-    host: str, port: int, context: MeshSSLContext, route: Route
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    async with asyncio.timeout(_DIAL_SECONDS):
-        return await asyncio.open_connection(host, port, ssl=context, server_hostname=route.server_name, limit=_CHUNK)
+    name = route.server_name
+    return await dial(route, partial(asyncio.open_connection, ssl=context, server_hostname=name, limit=_CHUNK))
 
 
 def _is_our_own(sock: socket.socket) -> bool:
