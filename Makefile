@@ -26,8 +26,10 @@ RUN := $(VENV)/bin/python -m
 demo: $(VENV)/.demo
 	$(RUN) examples.demo $(if $(KEEP),--keep)
 
+# The servers that tests start find the package compiled, also where bytecode is otherwise not wanted (as in containers).
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test
-	$(RUN) pytest -q -n $(JOBS) --dist loadfile
+	$(RUN) pytest -q -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.check
 	$(RUN) ruff check

@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,7 +42,6 @@ __all__ = [
     "serial",
     "serving",
     "start",
-    "until",
 ]
 
 HERE: Final = Path(__file__).parent / "servers"
@@ -216,10 +214,3 @@ def serial(server: Served, context: ssl.SSLContext) -> int | None:
             return int(str(certificate["serialNumber"]), 16)
     except OSError:
         return None
-
-
-def until(holds: Any) -> None:
-    """Ask again and again until it holds; the server looks at its files once a second."""
-    end = time.monotonic() + TIMEOUT
-    while not holds():
-        assert time.monotonic() < end

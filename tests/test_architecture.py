@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -86,44 +85,46 @@ def reach(room: str) -> frozenset[str]:
     return frozenset({room, "errors"}).union(*(reach(target) for target in ARROWS[room]))
 
 
-def modules() -> dict[str, ast.Module]:
+def modules() -> dict[str, Path]:
     """Every module of the package, by its dotted name without ``meshsec``; the front door is the empty name."""
     found = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def imports(name: str, tree: ast.Module) -> Iterator[str]:
+MODULES: Final = modules()
+
+
+@cache
+def imports(name: str, *, at_run_time: bool = False) -> tuple[str, ...]:
     """The absolute names that a module imports, at its top or inside a function."""
     package = ["meshsec", *name.split(".")] if name else ["meshsec"]
-    if name and not (SOURCE / Path(*name.split("."))).is_dir():
+    if MODULES[name].name != "__init__.py":
         package.pop()
-    for node in ast.walk(tree):
+    found: list[str] = []
+    for node in _nodes(MODULES[name], at_run_time):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else []
             parts = [*base, *(node.module or "").split(".")] if node.module else base
             # "from . import x" names a room, "from .room import x" does not need to know what x is
-            yield from (".".join([*parts, alias.name]) for alias in node.names)
+            found += [".".join([*parts, alias.name]) for alias in node.names]
+    return tuple(found)
 
 
-class _AtRunTime(ast.NodeTransformer):
-    """Drops what stands under ``if TYPE_CHECKING:``."""
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        return ast.Pass() if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
-
-
-def at_run_time(tree: ast.Module) -> ast.Module:
-    """The module as the interpreter runs it: types alone bring no package in."""
-    return ast.fix_missing_locations(_AtRunTime().visit(copy.deepcopy(tree)))
-
-
-MODULES: Final = modules()
+def _nodes(path: Path, at_run_time: bool) -> Iterator[ast.AST]:
+    """A file's syntax tree; at run time without what stands under ``if TYPE_CHECKING:``, types bring nothing in."""
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"), filename=str(path))]
+    while todo:
+        node = todo.pop()
+        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo += node.orelse
+        else:
+            yield node
+            todo += ast.iter_child_nodes(node)
 
 
 def room_of(name: str) -> str:
@@ -133,7 +134,7 @@ def room_of(name: str) -> str:
 
 def imported_rooms(name: str) -> set[str]:
     """The rooms that a module reaches into."""
-    inside = [target.split(".") for target in imports(name, MODULES[name]) if target.split(".")[0] == "meshsec"]
+    inside = [target.split(".") for target in imports(name) if target.split(".")[0] == "meshsec"]
     return {parts[1] for parts in inside if len(parts) > 1 and parts[1] in ARROWS}
 
 
@@ -184,13 +185,13 @@ def _names(name: str, target: str) -> bool:
     if room_of(name) != room_of(target) or "." not in name or "." not in target:
         return False
     full = f"meshsec.{target}"
-    return any(found == full or found.startswith(full + ".") for found in imports(name, MODULES[name]))
+    return any(found == full or found.startswith(full + ".") for found in imports(name))
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_third_party_packages_stay_in_their_rooms(name: str) -> None:
     """A package that one room wraps is imported by that room alone."""
-    outside = {target.partition(".")[0] for target in imports(name, at_run_time(MODULES[name]))}
+    outside = {target.partition(".")[0] for target in imports(name, at_run_time=True)}
     allowed = PACKAGES.get(room_of(name), frozenset()) | PACKAGES.get(name, frozenset())
     assert outside - _STANDARD - {"meshsec"} <= allowed
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from meshsec import Mesh
 from meshsec.ca import CertificateAuthority, write_identity
+from waiting import until
 from world import serve
 
 OK = b"HTTP/1.1 200 OK"
@@ -41,14 +39,6 @@ spec:
   host: reviews
   trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/prod/sa/other"]}}
 """
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what a background thread does."""
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        threading.Event().wait(0.005)
 
 
 def call(context: ssl.SSLContext, port: int) -> bytes:

@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from typing import Any, Final
 import uvicorn
 
 from interop import debian
-from live import TIMEOUT, free_port
+from live import free_port
 from meshsec import Mesh
 from meshsec.ca import CertificateAuthority
 from meshsec.servers.uvicorn import protocol_class
 from meshsec.spiffe import X509Svid
+from waiting import until
 
 __all__ = ["Front", "application", "envoy", "haproxy", "mutual_tls", "nginx", "program"]
 
@@ -82,19 +82,11 @@ def application(mesh: Mesh, **options: Any) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        _until(lambda: server.started or not thread.is_alive())
+        until(lambda: server.started or not thread.is_alive())
         yield
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _until(true: Any) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError("it does not begin")
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -103,7 +95,7 @@ def _process(command: Sequence[str], folder: Path, ports: Sequence[int]) -> Iter
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
         for port in ports:
-            _until(lambda port=port: _listens(port) or process.poll() is not None)
+            until(lambda port=port: _listens(port) or process.poll() is not None)
         if process.poll() is not None:
             raise RuntimeError(f"{command[0]} does not start: {(folder / 'log').read_text(errors='replace')[-3000:]}")
         yield

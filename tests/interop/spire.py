@@ -8,16 +8,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from live import free_port
+from waiting import until
 
-__all__ = ["VERSION", "Spire", "missing", "until"]
+__all__ = ["VERSION", "Spire", "missing"]
 
 VERSION: Final = "v1.15.3"
 MODULE: Final = "github.com/spiffe/spire"
@@ -118,14 +118,6 @@ def _build_without_ejbca(environment: dict[str, str]) -> None:
             ["go", "build", "-o", f"{CACHE}{os.sep}", *packages],
             cwd=source, env=environment, check=True, capture_output=True, text=True,
         )  # fmt: skip
-
-
-def until(holds: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    """Ask again and again until it holds."""
-    end = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < end, "it never came to pass"
-        time.sleep(0.1)
 
 
 @dataclass

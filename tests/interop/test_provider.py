@@ -28,6 +28,7 @@ from meshsec import MeshConfig
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.spiffe import X509BundleSet, X509Svid
 from meshsec.tls import StaticMaterial, authorize_id, client_context
+from waiting import until
 
 MESH_YAML: Final = """
 workloads:
@@ -164,7 +165,7 @@ def test_programs_come_in_by_discovery_with_every_algorithm(patient: Protected, 
     for index, key in enumerate(keys):
         idp.sign_with(key, publish=keys)
         token = idp.service_token()
-        live.until(lambda token=token: patient.status(token) == 200)  # the first of them asks for the keys anew
+        until(lambda token=token: patient.status(token) == 200)  # the first of them asks for the keys anew
         status, _, answer = patient.ask("/program", token)
         assert (status, answer["user"], answer["issuer"], answer["peer"]) == (200, "service", idp.issuer, WEB), key
         assert "authorization" not in answer["headers"]
@@ -240,7 +241,7 @@ def test_a_key_that_is_replaced_suddenly(patient: Protected, idp: Provider) -> N
     idp.sign_with(("ES256", "sudden"))
     assert patient.status(before) == 200, "nobody has said otherwise yet"
     after = idp.service_token()
-    live.until(lambda: patient.status(after) == 200)
+    until(lambda: patient.status(after) == 200)
     assert published(idp) == fetched + 1
     assert patient.ask("/program", before)[0] == 401
 
@@ -250,10 +251,10 @@ def test_a_key_that_is_withdrawn(eager: Protected, idp: Provider) -> None:
     old, new = ("EdDSA", "stolen"), ("ES256", "fresh")
     idp.sign_with(old, publish=[new])
     stolen = idp.service_token()
-    live.until(lambda: eager.status(stolen) == 200)
+    until(lambda: eager.status(stolen) == 200)
     assert {eager.status(stolen) for _ in range(3)} == {200}
     idp.sign_with(new)
-    live.until(lambda: eager.status(stolen) == 401)
+    until(lambda: eager.status(stolen) == 401)
     assert claims(stolen)["exp"] - time.time() > 300
     assert eager.status(idp.service_token()) == 200
     assert eager.ask("/program", stolen)[2] == "Jwks doesn't have key to match kid or alg from Jwt"
@@ -262,11 +263,11 @@ def test_a_key_that_is_withdrawn(eager: Protected, idp: Provider) -> None:
 def test_the_same_name_for_another_key(eager: Protected, idp: Provider) -> None:
     """A provider that names its new key as the old one: known tokens are verified anew."""
     before = idp.service_token()
-    live.until(lambda: eager.status(before) == 200)
+    until(lambda: eager.status(before) == 200)
     renamed = {**signing_jwk("RS256", "another"), "kid": "first"}
     idp.say(keys=[renamed, signing_jwk("RS256", "id")])
     after = idp.service_token()
-    live.until(lambda: eager.status(after) == 200)
+    until(lambda: eager.status(after) == 200)
     assert eager.ask("/program", before)[::2] == (401, "Jwt verification fails")
 
 
@@ -291,20 +292,20 @@ FAULTS: Final = (
 def test_a_provider_that_fails_disturbs_no_known_key(eager: Protected, idp: Provider, fault: str) -> None:
     """The last good set serves on without delay, a new key is not believed; when it works again, neither is lost."""
     token = idp.service_token()
-    live.until(lambda: eager.status(token) == 200)
+    until(lambda: eager.status(token) == 200)
     idp.sign_with(("ES256", "new"))
     unknown = idp.service_token()
     fetched = published(idp)
     idp.say(fault=None if fault == "down" else fault, listen=fault != "down")
     if fault != "down":
-        live.until(lambda: published(idp) > fetched)
+        until(lambda: published(idp) > fetched)
     assert eager.status(unknown) == 401
     for _ in range(3):
         begin = time.monotonic()
         assert eager.status(token) == 200
         assert time.monotonic() - begin < 1.0
     idp.say(fault=None, listen=True)
-    live.until(lambda: eager.status(unknown) == 200)
+    until(lambda: eager.status(unknown) == 200)
     assert eager.status(token) == 401
 
 
@@ -322,7 +323,7 @@ def test_a_provider_that_fails_from_the_start(
             assert time.monotonic() - begin < 4.0
         assert app.status(None) == 403
         idp.say(fault=None, listen=True)
-        live.until(lambda: app.status(token) == 200)
+        until(lambda: app.status(token) == 200)
 
 
 def test_an_authority_that_nobody_named_is_not_believed(

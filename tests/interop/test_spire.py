@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 import pytest
 
-from interop.spire import FEDERATES, Spire, missing, until
+from interop.spire import FEDERATES, Spire, missing
 from live import free_port
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.ca import AuthorityFolder, CertificateAuthority
@@ -35,6 +35,7 @@ from meshsec.sources import (
 )
 from meshsec.sources._workload_api_stream import Pauses
 from meshsec.spiffe import SpiffeId, TrustDomain, verify_jwt_svid
+from waiting import until
 from world import serve
 
 HERE: Final = "one.example"

@@ -12,7 +12,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -32,10 +32,10 @@ from live import (
     mesh,
     serial,
     serving,
-    until,
 )
 from meshsec.ca import CertificateAuthority
 from pki import TestCA
+from waiting import until
 from wire import careless
 
 CROWD: Final = ("uvicorn httptools uvloop", "gunicorn gthread")
@@ -43,12 +43,18 @@ ROTATING: Final = ("uvicorn h11 asyncio", "gunicorn sync", "gunicorn gthread", "
 CHATTY: Final = ("uvicorn httptools uvloop", "hypercorn uvloop", "gunicorn asgi")
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
-    """Each of the servers in turn."""
-    port = free_port()
-    authority = mesh(tmp_path)
-    with serving(tmp_path, command(request.param, tmp_path, port), port, authority) as served:
+@contextmanager
+def running(name: str, folder: Path) -> Iterator[Served]:
+    """One of the servers."""
+    port, authority = free_port(), mesh(folder)
+    with serving(folder, command(name, folder, port), port, authority) as served:
+        yield served
+
+
+@pytest.fixture(params=SERVERS, scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Each of the servers in turn, for all the tests that change nothing about it."""
+    with running(request.param, tmp_path_factory.mktemp("served")) as served:
         yield served
 
 
@@ -70,8 +76,16 @@ def test_every_request_names_its_own_client(server: Served) -> None:
     assert named == [{(f"spiffe://td.example/ns/prod/sa/client-{number}", server.port)} for number in range(20)]
 
 
+def refused(server: Served) -> int:
+    """How many clients it says that it has sent away."""
+    return sum(line.startswith("meshsec.tls refused a TLS client") for line in server.log)
+
+
 def test_who_is_not_of_the_mesh_is_refused(server: Served) -> None:
     """No certificate, a stranger's, plain HTTP, old TLS: the connection ends, and the application never runs."""
+    with closing(server.connect(server.caller("earlier"))) as connection:
+        calls = ask(connection)["calls"]
+    before = refused(server)
     old = careless("client", TestCA("td.example").leaf())
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     stranger = careless("client", TestCA("td.example").leaf("/ns/prod/sa/served"))
@@ -83,16 +97,15 @@ def test_who_is_not_of_the_mesh_is_refused(server: Served) -> None:
         assert b"HTTP" not in everything(plain)
     with closing(server.connect(server.caller("welcome"))) as connection:
         answer = ask(connection, b"x" * 100_000)
-        assert (answer["calls"], answer["length"], answer["port"]) == (1, 100_000, server.port)
+        assert (answer["calls"], answer["length"], answer["port"]) == (calls + 1, 100_000, server.port)
         assert (answer["peer"], answer["source"]) == ("spiffe://td.example/ns/prod/sa/welcome", "127.0.0.1")
-    until(lambda: sum(line.startswith("meshsec.tls refused a TLS client") for line in server.log) == 4)
+    until(lambda: refused(server) == before + 4)
 
 
-@pytest.mark.parametrize("server", SERVERS if FULL else ROTATING, indirect=True)
-def test_certificate_and_root_rotate_while_a_connection_is_open(server: Served) -> None:
+@pytest.mark.parametrize("name", SERVERS if FULL else ROTATING)
+def test_certificate_and_root_rotate_while_a_connection_is_open(name: str, tmp_path: Path) -> None:
     """New connections see the new certificate, the old root is refused, an open connection is not disturbed."""
-    old = server.caller("old")
-    with closing(server.connect(old)) as kept:
+    with running(name, tmp_path) as server, closing(server.connect(old := server.caller("old"))) as kept:
         ask(kept)
         sock = kept.sock
         new = server.publish(CertificateAuthority.create("td.example"))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from live import FULL, SERVERS, TIMEOUT, command, everything, free_port, mesh, serving
+from live import FULL, SERVERS, TIMEOUT, Served, command, everything, free_port, mesh, serving
 
 SMALL: Final = ("uvicorn httptools uvloop", "cheroot")
 END: Final = "\r\nConnection: close\r\n\r\n"
@@ -69,19 +70,25 @@ def test_what_a_server_makes_of_ambiguous_requests(name: str, tmp_path: Path) ->
     assert found == {**USUAL, **OWN.get(name, {})}
 
 
-@pytest.mark.parametrize(
-    "name", ["gunicorn gthread", "gunicorn sync", "gunicorn gevent"] if FULL else ["gunicorn gthread"]
+@pytest.fixture(
+    params=["gunicorn gthread", "gunicorn sync", "gunicorn gevent"] if FULL else ["gunicorn gthread"], scope="module"
 )
+def gunicorn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One for all headers, its application behind the middleware."""
+    folder, port = tmp_path_factory.mktemp("gunicorn"), free_port()
+    authority = mesh(folder)
+    with serving(folder, command(request.param, folder, port, "judged_"), port, authority) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     ("header", "answer"),
     [("X-Other: /a", "200"), ("SCRIPT_NAME: /a", "200"), ("PATH_INFO: /c", "200"), ("Script-Name: /a", "400")],
 )
-def test_a_client_of_gunicorn_cannot_choose_the_mount(name: str, header: str, answer: str, tmp_path: Path) -> None:
+def test_a_client_of_gunicorn_cannot_choose_the_mount(gunicorn: Served, header: str, answer: str) -> None:
     """By default gunicorn would route another path than was asked for, for whoever connects from this machine."""
-    port, authority = free_port(), mesh(tmp_path)
-    listening = serving(tmp_path, command(name, tmp_path, port, "judged_"), port, authority)
-    with listening as server, socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as plain:
-        sock = server.caller("web").wrap_socket(plain)
+    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=TIMEOUT) as plain:
+        sock = gunicorn.caller("web").wrap_socket(plain)
         sock.sendall(f"GET /a/b HTTP/1.1\r\nHost: x\r\n{header}{END}".encode())
         found = everything(sock)
         sock.close()

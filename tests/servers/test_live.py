@@ -12,9 +12,10 @@ from typing import Final
 
 import pytest
 
-from live import HERE, TIMEOUT, ask, everything, free_port, gunicorn_conf, mesh, serial, serving, start, until
+from live import HERE, TIMEOUT, ask, everything, free_port, gunicorn_conf, mesh, serial, serving, start
 from meshsec.ca import CertificateAuthority
 from pki import TestCA
+from waiting import until
 from wire import careless
 
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from live import FULL, SERVERS, TIMEOUT, Served, ask, command, free_port, mesh, serving, until
+from live import FULL, SERVERS, TIMEOUT, Served, ask, command, free_port, mesh, serving
+from waiting import until
 from wire import careless
 
 SMALL: Final = ("uvicorn httptools uvloop", "gunicorn sync", "gunicorn gthread")

@@ -40,6 +40,13 @@ def ask(listener: ProbeListener, target: str, method: str = "GET") -> tuple[int,
         return response.status, response.read()
 
 
+@pytest.fixture(scope="module")
+def listener() -> Iterator[ProbeListener]:
+    """One for all questions."""
+    with World().mesh("reviews") as mesh, listen(mesh, port=0, host="127.0.0.1") as found:
+        yield found
+
+
 @pytest.mark.parametrize(
     ("target", "status"),
     [
@@ -55,12 +62,11 @@ def ask(listener: ProbeListener, target: str, method: str = "GET") -> tuple[int,
         ("http://x/livez", 404),
     ],
 )
-def test_only_declared_paths_are_answered(target: str, status: int, mesh: Mesh) -> None:
+def test_only_declared_paths_are_answered(target: str, status: int, listener: ProbeListener) -> None:
     """Exactly as written; nothing is ever said but the status."""
-    with listen(mesh, port=0, host="127.0.0.1") as listener:
-        assert ask(listener, target) == (status, b"")
-        assert ask(listener, target, "HEAD") == (status, b"")
-        assert ask(listener, target, "POST")[0] == 501
+    assert ask(listener, target) == (status, b"")
+    assert ask(listener, target, "HEAD") == (status, b"")
+    assert ask(listener, target, "POST")[0] == 501
 
 
 def test_a_workload_without_an_identity_is_not_ready(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import threading
 import time
@@ -27,6 +26,7 @@ from meshsec.sources._bundle_endpoint import MAX_REDIRECTS, fetch_bundle
 from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509BundleSet, X509Svid, write_bundle
 from meshsec.tls import StaticMaterial, authorize_id, client_context, load_svid
 from pki import NOW, TestCA
+from waiting import until
 from world import World, serve
 
 TD = TrustDomain("partner.example")
@@ -285,14 +285,6 @@ class Kept:
         """What last failed, after another look."""
         self.keeper.refresh(time.time())
         return str(self.keeper.status()["federation"][0]["failure"] or "")
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Look again and again."""
-    end = time.monotonic() + TIMEOUT
-    while not holds():
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def bootstrapped(server: _Server, folder: Path, bundle: X509Bundle) -> Kept:

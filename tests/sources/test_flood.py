@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from issuing import COOLDOWN, ISSUER, World, unknown, warm
 from meshsec import Reason
 from meshsec.testing import TestIssuer
+from waiting import until
 
 SECONDS = 60 if os.environ.get("MESHSEC_FULL") else 5
 
@@ -39,16 +39,6 @@ def test_a_flood_from_a_cold_start_makes_no_more() -> None:
         assert world.ask(unknown(number)) is Reason.KEYS_UNAVAILABLE
     assert 1 <= world.fetches <= SECONDS / COOLDOWN + 2  # the store's own first one starts no request's cooldown
     world.mesh.close()
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for other threads to get there."""
-    patience = threading.Event()
-    for _ in range(3000):
-        if true():
-            return
-        patience.wait(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_good_tokens_do_not_wait_for_a_silent_issuer() -> None:

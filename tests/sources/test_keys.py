@@ -21,6 +21,7 @@ from meshsec.sources import _keys
 from meshsec.sources._fetch import FetchResult
 from meshsec.sources._keys import KeyStore
 from tokens import jwks, key_set, signing_key
+from waiting import until
 
 SOURCE = KeySource("https://issuer.example", "https://issuer.example/jwks")
 OTHER = KeySource("https://other.example", "https://other.example/jwks")
@@ -484,16 +485,6 @@ def test_start_fetches_and_close_lets_go() -> None:
     world.store.close()
     assert world.state().keys == OLD
     until(lambda: threading.active_count() == threads)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for other threads to get there; fails after ten seconds."""
-    patience = threading.Event()
-    for _ in range(1000):
-        if true():
-            return
-        patience.wait(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_the_background_thread_refreshes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

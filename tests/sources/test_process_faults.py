@@ -18,11 +18,12 @@ from typing import Final
 import pytest
 
 from issuing import ISSUER, POLICY, ask, unknown, warm
-from live import free_port, serving, until
+from live import free_port, serving
 from meshsec import Mesh, MeshConfig, Reason, Workload
 from meshsec.ca import CertificateAuthority
 from meshsec.resources import KeysConfig, parse
 from meshsec.testing import TestIssuer
+from waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from meshsec.sources._workload_api_stream import Pauses, dial
 from meshsec.sources._workload_api_wire import CallError, Code
 from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509Svid, verify_jwt_svid
 from pki import TestCA
+from waiting import until
 
 TD = "cluster.local"
 ID = SpiffeId.for_service_account(TD, "prod", "web")
@@ -79,14 +79,6 @@ def source(agent: Agent) -> Iterator[WorkloadApiIdentity]:
 def keeper(source: WorkloadApiIdentity) -> IdentityKeeper:
     """What a mesh has."""
     return IdentityKeeper(source, expected=ID)
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Look again and again."""
-    end = time.monotonic() + TIMEOUT
-    while not holds():
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def serial(keeper: IdentityKeeper) -> int | None:

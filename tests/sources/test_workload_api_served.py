@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from meshsec import Mesh
 from meshsec.ca import CertificateAuthority
 from meshsec.errors import ConfigError
 from meshsec.spiffe import SpiffeId
+from waiting import until
 
 CLIENT_ID = SpiffeId.for_service_account("td.example", "prod", "client")
 MESH = """
@@ -91,16 +91,9 @@ def test_both_sides_have_their_identity_from_an_agent(
         assert answer["peer"] == str(CLIENT_ID)
         renewed = authority.issue_x509_svid(SERVER_ID)
         agents[0].say(x509_answer(given(renewed, authority.bundle)))
-        _until(lambda: serial(server, context) == renewed.serial)
+        until(lambda: serial(server, context) == renewed.serial)
         agents[0].say(Refuse())
-        _until(lambda: serial(server, context) is None)
-
-
-def _until(holds: object) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.05)
+        until(lambda: serial(server, context) is None)
 
 
 def test_a_missing_extra_is_an_error_at_the_start(
