@@ -1,4 +1,4 @@
-# Every target makes the environment it needs; nothing but Python 3.11 or newer and make has to be there.
+# Every target makes the environment it needs; nothing but Python 3.11.5 or newer and make has to be there.
 #
 #   make demo         the whole product in one run (KEEP=1 leaves it running)
 #   make test         every test
@@ -16,7 +16,7 @@
 VENV ?= .venv
 JOBS ?= auto
 PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11 python3,\
-	$(shell $(name) -c 'import ensurepip, sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+	$(shell $(name) -c 'import ensurepip, sys; sys.version_info >= (3, 11, 5) and print(sys.executable)' 2>/dev/null)))
 RUN := $(VENV)/bin/python -m
 
 .PHONY: demo test lint types docs bench interop soak clean
@@ -70,6 +70,6 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.interop $(VENV)/.bench $(VENV)/.check: $(VE
 	@touch $@
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer (with venv and pip) was found; name one with PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11.5 or newer (with venv and pip) was found; name one with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv "$(VENV)"
 	$(RUN) pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"

@@ -65,3 +65,10 @@ def test_an_authority_of_another_trust_domain_is_refused(tmp_path: Path) -> None
     CertificateAuthority.create("other.example").save(tmp_path / "ca")
     with pytest.raises(ConfigError, match=r"is for other\.example, not for td\.example"):
         load(tmp_path)
+
+
+def test_a_folder_without_an_authority_is_refused(tmp_path: Path) -> None:
+    """At the start, with the file that is missing and the command that makes one."""
+    with pytest.raises(ConfigError, match=r"/ca/ca-cert\.pem: cannot be read: .*meshsec ca init --dir") as caught:
+        load(tmp_path)
+    assert caught.value.code == "authority_unusable"

@@ -156,6 +156,38 @@ def test_explain_reads_a_file(folder: Path, tmp_path: Path) -> None:
     assert "pear" in run("explain", folder, "--request", outside).output
 
 
+# What a file may hold in place of a request, and the sentence that helps.
+STRANGE_REQUESTS = [
+    ("peer: [a]", "request.yaml: peer: text belongs here"),
+    ("source_ip: [10.0.0.1]", "source_ip: text belongs here"),
+    ("sni: {a: b}", "sni: text belongs here"),
+    ("port: '8443'", "port: a number belongs here"),
+    ("port: true", "port: a number belongs here"),
+    ("headers: 5", "headers: a list or a mapping belongs here"),
+    ("claims: 5", "claims: a mapping or text belongs here"),
+    ("claims: '[]'", "claims are a JSON object"),
+    (f"claims: '{'[' * 100_000}'", "claims: not JSON"),
+    ("claims: {iss: a, exp: 2024-05-01}", "claims are a JSON object"),
+    ("claims: {1: a}", "claims are a JSON object"),
+    ("claims: {lifetime: 5}", "a claim called lifetime cannot be tried"),
+    ("target: 2024-13-01", "request.yaml: "),
+    ('"\\x1b": 1', "unknown fields '\\x1b'"),
+    ("[" * 3000, "request.yaml: "),
+    ("- a", "a request is a mapping"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), STRANGE_REQUESTS)
+def test_explain_refuses_a_file_that_is_no_request(folder: Path, text: str, sentence: str) -> None:
+    """Whatever stands there: a sentence and status 1."""
+    file = folder / ".request.yaml"
+    file.write_text(text)
+    result = run("explain", folder, "--request", file)
+    assert (result.exit_code, sentence in result.output) == (1, True), result.output
+    file.write_text("{peer: null, claims: null, headers: null}")
+    assert run("explain", folder, "--request", file).exit_code == 3
+
+
 def test_explain_assumes_that_authorizers_let_pass(folder: Path) -> None:
     """An external authorizer is not asked: it is told that it would be, and what would come after."""
     (folder / "mesh.yaml").write_text(

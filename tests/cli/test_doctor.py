@@ -149,9 +149,34 @@ def test_what_is_no_negotiation_packet_offers_nothing(data: bytes) -> None:
     assert _read(head + data, ours, theirs) == struct.unpack(f">{len(data) // 4}I", data[: len(data) // 4 * 4])
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "127.0.0.1:1", "https://", "https://127.0.0.1:1/"])
-def test_where_there_is_nothing_to_knock_at(url: str) -> None:
-    """A sentence, and status 1."""
+MALFORMED: Final = (
+    "http://127.0.0.1:1/",
+    "127.0.0.1:1",
+    "https://",
+    "https://127.0.0.1:x/",
+    "https://127.0.0.1:65536/",
+    "https://[::1/",
+    "https://127.0.0.1:1/a b",
+    "https://127.0.0.1:1/\N{SNOWMAN}",
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        *((url, "write https://host:port/path") for url in MALFORMED),
+        ("https://127.0.0.1:1/", "nobody listens at 127.0.0.1:1"),
+        ("https://a..b/", "nobody listens at a..b:443"),
+    ],
+)
+def test_where_there_is_nothing_to_knock_at(url: str, sentence: str) -> None:
+    """A sentence, and status 1: who cannot be reached must not seem to let nobody in."""
     result = CliRunner().invoke(main, ["doctor", url])
-    assert result.exit_code == 1
-    assert "https://host:port" in result.output or "nobody listens" in result.output
+    assert (result.exit_code, sentence in result.output) == (1, True), result.output
+
+
+@pytest.mark.parametrize("option", ["--identity", "--expired"])
+def test_an_identity_that_is_not_there(tmp_path: Path, option: str) -> None:
+    """The file is named, before anybody is knocked at."""
+    result = CliRunner().invoke(main, ["doctor", "https://127.0.0.1:1/", option, str(tmp_path)])
+    assert (result.exit_code, f"{tmp_path}/cert-chain.pem: cannot be read" in result.output) == (1, True)

@@ -7,6 +7,7 @@ server's configuration: it looks from outside, as an attacker does.
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import click
 
 from ..ca import CertificateAuthority
-from ..errors import ConfigError
+from ..errors import ConfigError, Problem
 from ..spiffe import SpiffeId, X509Svid
 from ..tls import load_svid
 from ._quic import alternative_ports, quic_versions
@@ -29,6 +30,8 @@ __all__ = ["doctor"]
 
 _TIMEOUT: Final = 10.0
 _YEAR: Final = 365 * 86400.0
+_WRITE: Final = "write https://host:port/path"
+_PATH: Final = re.compile(r"(?:/[!-~]*)?")
 # What proxies write for applications that believe them.
 _SPOOFED: Final = {
     "x-forwarded-client-cert": "By=spiffe://{domain}/x;Hash={zeros};URI=spiffe://{domain}/ns/default/sa/admin",
@@ -75,12 +78,11 @@ def doctor(url: str, identity: Path | None, expired: Path | None, trust_domain: 
     Of HTTP/3 only that somebody offers it (Alt-Svc, or QUIC at the same UDP port) is found out, not whom it takes.
     Exits with 0 if every stranger was refused, else with 3.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
-        raise ConfigError("write https://host:port/path")
-    target = _Target(parts.hostname, parts.port or 443, parts.path or "/", trust_domain)
+    target = _target(url, trust_domain)
     friend = None if identity is None else _read(identity)
-    findings = _strangers(target, None if expired is None else _read(expired))
+    late = None if expired is None else _read(expired)
+    _reach(target)
+    findings = _strangers(target, late)
     findings.append(_http3(target, friend))
     if friend is not None:
         findings += _as_a_friend(target, friend)
@@ -91,8 +93,30 @@ def doctor(url: str, identity: Path | None, expired: Path | None, trust_domain: 
         raise click.exceptions.Exit(3)
 
 
+def _target(url: str, trust_domain: str) -> _Target:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError:
+        raise ConfigError(_WRITE) from None
+    if parts.scheme != "https" or not parts.hostname or not _PATH.fullmatch(parts.path):
+        raise ConfigError(_WRITE)
+    return _Target(parts.hostname, port, parts.path or "/", trust_domain)
+
+
 def _read(folder: Path) -> X509Svid:
-    return X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+    try:
+        return X509Svid.from_pem((folder / "cert-chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+    except OSError as error:
+        raise ConfigError(Problem(f"cannot be read: {error.strerror}", source=str(error.filename))) from error
+
+
+def _reach(target: _Target) -> None:
+    """Where nothing can be reached, nobody is let in, and nothing is known."""
+    try:
+        socket.create_connection((target.host, target.port), timeout=_TIMEOUT).close()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"nobody listens at {target.host}:{target.port}: {error}") from error
 
 
 def _strangers(target: _Target, late: X509Svid | None) -> list[_Finding]:

@@ -10,13 +10,13 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import yaml
 
 from ..attributes import AuthContext, Connection, HttpRequest, PeerIdentity
-from ..errors import ConfigError
+from ..errors import ConfigError, Problem
 from ..policy import CheckAnswer, NeedCheck, NeedKeys, WorkloadPolicy
 from ..resources import (
     MeshPolicy,
@@ -32,9 +32,17 @@ from ..testing import TestIssuer
 
 __all__ = ["explain"]
 
-_FIELDS = frozenset(
-    {"method", "target", "host", "headers", "scheme", "peer", "source_ip", "destination_ip", "port", "sni", "claims"}
-)
+_TEXT: Final = (str,)
+_FIELDS: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("method", "target", "host", "scheme", "peer", "source_ip", "destination_ip", "sni"), _TEXT),
+    "port": (int,),
+    "headers": (list, dict),
+    "claims": (dict, str),
+}
+"""What a request is described by. A truth value is no number."""
+
+_WORDS: Final = {str: "text", int: "a number", list: "a list", dict: "a mapping"}
+_OF_THE_TOKEN: Final = ("self", "now", "lifetime")  # what the stand-in's method calls its own arguments
 
 
 @click.command()
@@ -98,14 +106,19 @@ def _described(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: a request is a mapping of fields")
-    unknown = set(content) - _FIELDS
+    unknown = set(content) - _FIELDS.keys()
     if unknown:
-        raise ConfigError(f"{file}: unknown fields {', '.join(sorted(map(str, unknown)))}")
-    return content
+        raise ConfigError(f"{file}: unknown fields {', '.join(sorted(map(ascii, unknown)))}")
+    given = {name: value for name, value in content.items() if value is not None}
+    wrong = [name for name, value in given.items() if type(value) not in _FIELDS[name]]
+    if wrong:
+        kinds = {name: " or ".join(_WORDS[kind] for kind in _FIELDS[name]) for name in wrong}
+        raise ConfigError(Problem(f"{kinds[name]} belongs here", str(file), field=name) for name in wrong)
+    return given
 
 
 def _header(item: Any) -> tuple[str, str]:
@@ -118,7 +131,7 @@ def _header(item: Any) -> tuple[str, str]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--claims: not JSON: {error}") from error
 
 
@@ -146,11 +159,8 @@ def _facts(described: Mapping[str, Any], workload: Workload, issuer: TestIssuer)
         tls=bool(peer),
     )
     headers: list[tuple[str, str]] = list(_texts(described["headers"]))
-    claims = described.get("claims")
-    if claims is not None:
-        if not isinstance(claims, dict):
-            raise ConfigError("claims are a JSON object")
-        headers.append(("authorization", f"Bearer {issuer.token(**claims)}"))
+    if "claims" in described:
+        headers.append(("authorization", f"Bearer {_token(described['claims'], issuer)}"))
     request = HttpRequest(
         method=str(described.get("method", "GET")),
         target=str(described.get("target", "/")),
@@ -159,6 +169,17 @@ def _facts(described: Mapping[str, Any], workload: Workload, issuer: TestIssuer)
         scheme=str(described.get("scheme") or ("https" if peer else "http")),
     )
     return connection, request
+
+
+def _token(claims: Any, issuer: TestIssuer) -> str:
+    if not isinstance(claims, dict):
+        raise ConfigError("claims are a JSON object")
+    if taken := [name for name in _OF_THE_TOKEN if name in claims]:
+        raise ConfigError(f"a claim called {taken[0]} cannot be tried here")
+    try:
+        return issuer.token(**claims)
+    except TypeError as error:  # YAML has more than JSON
+        raise ConfigError(f"claims are a JSON object: {error}") from error
 
 
 def _texts(headers: Iterable[tuple[Any, Any]]) -> Iterable[tuple[str, str]]:

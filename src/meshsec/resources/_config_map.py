@@ -6,17 +6,19 @@ with what is found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..errors import Problem
+from ._problems import suggest
 from ._yaml import Place, PlacedMapping, read_yaml
 
-__all__ = ["Embedded", "embedded_texts"]
+__all__ = ["Embedded", "config_map_flaws", "embedded_texts"]
 
 # Whatever names these means to be a policy: its problems are told, even if it is not YAML.
 _GROUPS: Final = ("security.istio.io", "authentication.istio.io")
+_FIELDS: Final = frozenset({"apiVersion", "binaryData", "data", "immutable", "kind", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,18 @@ def embedded_texts(config_map: PlacedMapping) -> list[Embedded]:
         for key, text in data.items()
         if isinstance(text, str) and _holds_resources(text)
     ]
+
+
+def config_map_flaws(config_map: PlacedMapping) -> Iterator[tuple[str, Place]]:
+    """What Kubernetes would not take either, and what would be overlooked here: a policy where none is looked for."""
+    for key in config_map.keys() - _FIELDS:
+        yield f"unknown field {key!a} of a ConfigMap{suggest(str(key), _FIELDS)}", config_map.keys_at[key]
+    data = config_map.get("data")
+    if isinstance(data, PlacedMapping):
+        wrong = (key for key, value in data.items() if _is_object(value))
+        yield from (("a ConfigMap holds texts: write | before this resource", data.values_at[key]) for key in wrong)
+    elif isinstance(data, str) and _holds_resources(data):
+        yield "a ConfigMap's data is a mapping of names to texts", config_map.values_at["data"]
 
 
 def _holds_resources(text: str) -> bool:

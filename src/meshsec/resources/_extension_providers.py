@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, model_validator
 
 from ._host import host_key
-from ._model import Model, Text, Token, checked, is_dns_label, is_token
+from ._model import Model, PortNumber, Text, Token, checked, is_dns_label, is_token
 from ._request_authentication import duration
 
 __all__ = ["ExtAuthzHttp", "ExtensionProviderShape", "providers_by_name"]
@@ -102,7 +102,7 @@ class ExtAuthzHttp:
     """
 
     service: Annotated[Text, checked(_service)]
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)]
+    port: PortNumber
     timeout: Annotated[float, BeforeValidator(duration)] = 600.0
     fail_open: Annotated[bool, Field(strict=True)] = False
     status_on_error: Annotated[Text, checked(_status)] = "403"

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ..errors import SpiffeIdError
 from ..spiffe import SpiffeId
-from ._model import Flag, Text, checked
+from ._model import FilePath, Flag, Seconds, Text, checked
 from ._problems import Complaint
 from ._url import Url
 
@@ -62,7 +62,6 @@ def _is_trust_domain(name: str) -> bool:
 
 
 ProxySetting = Annotated[Text, checked(_proxy)]
-_Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +83,13 @@ class IssuerConfig:
             key set is the trust domain's bundle.
     """
 
-    ca_file: Text | None = None
-    token_file: Text | None = None
+    ca_file: FilePath | None = None
+    token_file: FilePath | None = None
     proxy: ProxySetting | None = None
-    refresh: _Seconds | None = None
-    max_stale: _Seconds | None = None
-    cooldown: _Seconds | None = None
-    timeout: _Seconds | None = None
+    refresh: Seconds | None = None
+    max_stale: Seconds | None = None
+    cooldown: Seconds | None = None
+    timeout: Seconds | None = None
     tenants: Annotated[tuple[Annotated[Text, checked(_tenant)], ...], Field(max_length=1000)] = ()
     discovery: Url | None = None
     jwt_svid: Flag = False

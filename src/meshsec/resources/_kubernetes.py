@@ -11,12 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, field_validator
 
-from ._model import Model, complain
+from ._model import Model, PortNumber, complain
 from ._resource import Labels, Named
 
 __all__ = ["KubernetesService", "ServicePort", "ServiceSpec"]
-
-_Number = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 
 def _number_or_name(value: object) -> object:
@@ -35,7 +33,7 @@ class ServicePort(Model):
         target_port: the workload's port, by number or by name; absent: the same number.
     """
 
-    port: _Number
+    port: PortNumber
     name: Annotated[str, Field(strict=True)] = ""
     target_port: Annotated[int | str | None, PlainValidator(_number_or_name)] = None
 

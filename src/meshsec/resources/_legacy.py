@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ..matching import Kind, Regex, StringPattern
-from ._model import Flag, Model, Text, Token, checked, complain, is_dns_label
+from ._model import Flag, Model, PortNumber, Text, Token, checked, complain, is_dns_label
 from ._problems import Complaint
 from ._request_authentication import InlineKeys, keys_from_one_place
 from ._resource import SecurityObject
@@ -66,7 +66,7 @@ def _exactly_one(given: object, info: ValidationInfo, *names: str) -> None:
 class PortSelector(Model):
     """One port of a **service**, by its number or its name."""
 
-    number: Annotated[int | None, Field(strict=True, ge=1, le=65535)] = None
+    number: PortNumber | None = None
     name: Text | None = Field(default=None, validate_default=True)
 
     @field_validator("name")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError, Problem
 from ._authorization_policy import AuthorizationPolicy
-from ._config_map import Embedded, embedded_texts
+from ._config_map import Embedded, config_map_flaws, embedded_texts
 from ._files import FileText, read_policies
 from ._kubernetes import KubernetesService
 from ._legacy import MeshPolicy, Policy
@@ -25,7 +25,7 @@ from ._model import Model
 from ._networking import DestinationRule, ServiceEntry, WorkloadEntry
 from ._peer_authentication import PeerAuthentication
 from ._pods import Pod, PodMaker
-from ._problems import describe, field_path, suggest
+from ._problems import describe, field_path, shown, suggest
 from ._request_authentication import RequestAuthentication
 from ._resource import Foreign
 from ._yaml import MAX_BYTES, Place, PlacedList, PlacedMapping, Value, place_of, read_yaml
@@ -195,7 +195,7 @@ class _Documents:
             yield from self._list(value)
         elif wrong:
             self.complain(wrong[1], value.values_at[wrong[0]], _title(kind, value))
-        elif (kind, api_version) == ("ConfigMap", "v1") and (texts := embedded_texts(value)):
+        elif (kind, api_version) == ("ConfigMap", "v1") and (texts := self._texts(value)):
             for text in texts:
                 yield from self._embedded(text, _title(kind, value))
         elif resource := self._resource(kind, api_version, value):
@@ -219,6 +219,11 @@ class _Documents:
             return
         for item, place in zip(items, items.items_at, strict=True):
             yield from self.read(item, place)
+
+    def _texts(self, config_map: PlacedMapping) -> list[Embedded]:
+        for message, place in config_map_flaws(config_map):
+            self.complain(message, place, _title("ConfigMap", config_map))
+        return embedded_texts(config_map)
 
     def _embedded(self, embedded: Embedded, title: str) -> Iterator[Resource]:
         """The resources in a value of a ConfigMap, each with its place in the file."""
@@ -279,6 +284,6 @@ def _title(kind: str, value: PlacedMapping) -> str:
     """``Kind namespace/name``, as far as it is known."""
     metadata = value.get("metadata")
     name, namespace = map(metadata.get, ("name", "namespace")) if isinstance(metadata, Mapping) else (None, None)
-    if not isinstance(name, str) or not name.isprintable():
-        return kind
-    return f"{kind} {namespace if isinstance(namespace, str) else 'default'}/{name[:80]}"
+    if not isinstance(name, str):
+        return shown(kind)
+    return f"{shown(kind)} {shown(namespace) if isinstance(namespace, str) else 'default'}/{shown(name)}"

@@ -15,14 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
-
 from ..errors import SpiffeIdError
 from ..matching import IpBlock, parse_ip
 from ..spiffe import SpiffeId, TrustDomain
 from ._extension_providers import ExtAuthzHttp
 from ._issuers import IssuerConfig, ProxySetting
-from ._model import Flag, Text, checked, is_token
+from ._model import FilePath, Flag, Seconds, Text, WorkloadId, checked, is_token
 from ._protected_resource import ProtectedResource
 from ._trust_bundles import TrustBundle
 from ._workload_api import workload_api_address
@@ -30,7 +28,6 @@ from ._workload_api import workload_api_address
 __all__ = [
     "AmbiguousPaths",
     "Compatibility",
-    "FilePath",
     "ForwardedIdentity",
     "IdentityConfig",
     "KeysConfig",
@@ -59,14 +56,6 @@ def _address(endpoint: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
-def _workload_id(text: str) -> None:
-    try:
-        if not SpiffeId.parse(text).path:
-            raise ValueError(f"{text!a} names a trust domain, not a workload")
-    except SpiffeIdError as error:
-        raise ValueError(str(error)) from None
-
-
 def _trust_domain(text: str) -> None:
     try:
         TrustDomain(text)
@@ -81,21 +70,12 @@ def _https_url(text: str) -> None:
         raise ValueError("the https URL of a server belongs here, such as https://ca.mesh:8444, without a path")
 
 
-def _path(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("a path holds no NUL character")
-
-
-FilePath = Annotated[Text, checked(_path)]
-
-
 def _workload_api(text: str) -> None:
     if text != FROM_ENVIRONMENT:
         workload_api_address(text)
 
 
 TrustDomainName = Annotated[Text, checked(_trust_domain)]
-Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 class PathNormalization(StrEnum):
@@ -123,12 +103,12 @@ class IdentityConfig:
         renewal: for ``csr``: the https URL where the present identity, in place of the token, gets the next one.
     """
 
-    files: Text | None = None
-    development_authority: Text | None = None
+    files: FilePath | None = None
+    development_authority: FilePath | None = None
     csr: Annotated[Text, checked(_https_url)] | None = None
     workload_api: Annotated[Text, checked(_workload_api)] | None = None
-    token_file: Text | None = None
-    root_cert: Text | None = None
+    token_file: FilePath | None = None
+    root_cert: FilePath | None = None
     renewal: Annotated[Text, checked(_https_url)] | None = None
 
 
@@ -168,7 +148,7 @@ class Service:
         endpoints: ``address:port``, tried in order; empty: the host name is dialled as it is.
     """
 
-    ids: tuple[Annotated[Text, checked(_workload_id)], ...] = ()
+    ids: tuple[WorkloadId, ...] = ()
     endpoints: tuple[Annotated[Text, checked(_address)], ...] = ()
 
     @property
@@ -201,7 +181,7 @@ class ForwardedIdentity:
 
     format: Literal["xfcc", "client-cert", "nginx", "haproxy", "alb"]
     header: Annotated[str, checked(_header)] = ""
-    ids: tuple[Annotated[Text, checked(_workload_id)], ...] = ()
+    ids: tuple[WorkloadId, ...] = ()
     addresses: tuple[Annotated[Text, checked(_ip_block)], ...] = ()
     unix_socket: Flag = False
 

@@ -23,7 +23,6 @@ from ._load import Resource, build, in_order, load_all
 from ._mesh import (
     AmbiguousPaths,
     Compatibility,
-    FilePath,
     ForwardedIdentity,
     IdentityConfig,
     KeysConfig,
@@ -33,7 +32,7 @@ from ._mesh import (
     TrustDomainName,
     Workload,
 )
-from ._model import Flag, Model, Text, checked, complain, is_dns_label
+from ._model import FilePath, Flag, Model, PortNumber, Text, checked, complain, is_dns_label
 from ._protected_resource import ProtectedResource
 from ._resource import Labels
 from ._trust_bundles import TrustBundle, TrustBundleShape, trust_bundle_complaints
@@ -170,14 +169,13 @@ def _dns_label(text: str) -> None:
 
 
 _DnsLabel = Annotated[Text, checked(_dns_label)]
-_PortNumber = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 
 class _WorkloadShape(Model):
     namespace: _DnsLabel = "default"
     service_account: _DnsLabel = "default"
     labels: Labels = Field(default_factory=dict)
-    ports: Mapping[Text, _PortNumber] = Field(default_factory=dict)
+    ports: Mapping[Text, PortNumber] = Field(default_factory=dict)
     identity: IdentityConfig | None = None
     protected_resource: ProtectedResource | None = None
 

@@ -1,4 +1,4 @@
-"""The base of every model here, and the kinds of text that several of them hold.
+"""The base of every model here, and the kinds of values that several of them hold.
 
 Belongs here: how strict a model is (frozen, no unknown field, no text made of numbers) and that what a user
 constructs fails with ConfigError. Must not know: any one kind of resource, files, or how a value is enforced.
@@ -14,16 +14,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, SpiffeIdError
+from ..spiffe import SpiffeId
 from ._problems import Complaint, describe
 
 __all__ = [
+    "FilePath",
     "Flag",
     "Model",
     "Port",
+    "PortNumber",
+    "Seconds",
     "Text",
     "Texts",
     "Token",
+    "WorkloadId",
     "check_each",
     "checked",
     "complain",
@@ -115,6 +120,19 @@ def _token(text: str) -> None:
         raise ValueError(f"{text[:80]!a} is not a name that HTTP allows")
 
 
+def _path(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("a path holds no NUL character")
+
+
+def _workload_id(text: str) -> None:
+    try:
+        if not SpiffeId.parse(text).path:
+            raise ValueError(f"{text!a} names a trust domain, not a workload")
+    except SpiffeIdError as error:
+        raise ValueError(str(error)) from None
+
+
 def _port(value: object) -> int:
     """A YAML key may be written with or without quotes; a JSON key always has them."""
     if isinstance(value, str) and _PORT.fullmatch(value):
@@ -128,4 +146,9 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Token = Annotated[Text, checked(_token)]
 Flag = Annotated[bool, Strict()]
+FilePath = Annotated[Text, checked(_path)]
+WorkloadId = Annotated[Text, checked(_workload_id)]
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+PortNumber = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Port = Annotated[int, BeforeValidator(_port)]
+"""A port that may be a key, with or without quotes."""

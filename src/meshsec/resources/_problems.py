@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from ..errors import Problem
 from ._scalar import Unquoted
 
-__all__ = ["Complaint", "FieldProblem", "Path", "describe", "field_path", "suggest"]
+__all__ = ["Complaint", "FieldProblem", "Path", "describe", "field_path", "shown", "suggest"]
 
 Path: TypeAlias = tuple[int | str, ...]
 Complaint: TypeAlias = tuple[Path, str]
@@ -29,6 +29,7 @@ _NOT_YET: Final = frozenset({
     ("envoyExtAuthzHttp", "includeRequestBodyInCheck"),
 })  # fmt: skip
 _KEY: Final = "[key]"
+_SHOWN: Final = 80
 _UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 
@@ -79,13 +80,18 @@ def field_path(path: Iterable[int | str]) -> str:
         elif part.isidentifier():
             text += f".{part}" if text else part
         else:
-            text += f'["{part}"]'
+            text += f'["{shown(part)}"]'
     return text
+
+
+def shown(text: str) -> str:
+    """As it is, where it is short and nothing that a terminal would obey."""
+    return text[:_SHOWN] if text.isprintable() else ascii(text[:_SHOWN])[1:-1]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """``: did you mean …?`` where a known word is near, whatever its case; else the known words, if they are few."""
-    words = {name.lower(): name for name in known}
+    words = {name.lower(): shown(name) for name in known}
     near = get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     if near:
         return f": did you mean {words[near[0]]}?"
@@ -102,7 +108,7 @@ def _unknown(path: Path, model: type) -> str:
     known = _fields(_model_at(model, path[:-1]))
     if name in known or to_camel(name) in known:
         return f"{name} is given twice, in two spellings"
-    return f"unknown field {name!a}{suggest(name, known)}"
+    return f"unknown field {name[:_SHOWN]!a}{suggest(name, known)}"
 
 
 def _fields(model: type | None) -> dict[str, Any]:

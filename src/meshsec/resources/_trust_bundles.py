@@ -14,9 +14,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator
 
-from ..errors import SpiffeIdError
 from ..spiffe import SpiffeId
-from ._model import Flag, Text, checked
+from ._model import FilePath, Flag, Text, WorkloadId, checked
 from ._problems import Complaint
 
 __all__ = ["TrustBundle", "TrustBundleShape", "trust_bundle_complaints"]
@@ -32,15 +31,6 @@ def _endpoint_url(text: str) -> None:
         raise ValueError("a bundle endpoint is an https URL, without user and password")
 
 
-def _server_id(text: str) -> None:
-    try:
-        found = SpiffeId.parse(text)
-    except SpiffeIdError as error:
-        raise ValueError(str(error)) from None
-    if not found.path:
-        raise ValueError(f"{text!a} names a trust domain, not a server")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
     """Where one foreign trust domain's bundle comes from: a file, an endpoint, or the Workload API.
@@ -54,11 +44,11 @@ class TrustBundle:
         workload_api: whether it is the federated bundle that our own Workload API gives.
     """
 
-    bundle: Text | None = None
+    bundle: FilePath | None = None
     endpoint: Annotated[Text, checked(_endpoint_url)] | None = None
     profile: BundleProfile | None = None
-    spiffe_id: Annotated[Text, checked(_server_id)] | None = None
-    ca_file: Text | None = None
+    spiffe_id: WorkloadId | None = None
+    ca_file: FilePath | None = None
     workload_api: Flag = False
 
     @classmethod
@@ -98,8 +88,6 @@ def trust_bundle_complaints(bundles: Mapping[str, TrustBundle], own: frozenset[s
 
 
 def _faults(bundle: TrustBundle) -> Iterator[str]:
-    if "\0" in f"{bundle.bundle}{bundle.ca_file}":
-        yield "a path holds no NUL character"
     of_endpoint = bundle.profile or bundle.spiffe_id or bundle.ca_file
     if bundle.workload_api and (bundle.bundle or bundle.endpoint or of_endpoint):
         yield "workloadApi stands alone"

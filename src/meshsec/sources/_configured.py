@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..ca import AuthorityFolder, CertificateAuthority
-from ..errors import ConfigError, MeshsecError
+from ..errors import ConfigError, MeshsecError, Problem
 from ..resources import IdentityConfig, MeshConfig, Workload, workload_api_address
 from ._csr import CsrIdentity, CsrServer
 from ._federation import Federation
@@ -49,9 +49,14 @@ def configured_identity(workload: Workload, config: MeshConfig, folder: Path) ->
 
 def _authority(folder: Path, config: MeshConfig) -> CertificateAuthority | AuthorityFolder:
     """One that keeps a record goes on keeping it; any other may also be one that was plugged in."""
-    authority = CertificateAuthority.load(folder, trust_domain=config.trust_domain)
-    kept = all((folder / name).exists() for name in ("authority.state", "ca-crl.pem"))
-    return AuthorityFolder(folder) if kept else authority
+    try:
+        authority = CertificateAuthority.load(folder, trust_domain=config.trust_domain)
+        kept = all((folder / name).exists() for name in ("authority.state", "ca-crl.pem"))
+        return AuthorityFolder(folder) if kept else authority
+    except OSError as error:
+        make = f"meshsec ca init --dir {folder} --trust-domain {config.trust_domain}"
+        message = f"cannot be read: {error.strerror}; an authority is made by: {make}"
+        raise ConfigError(Problem(message, str(error.filename or folder)), code="authority_unusable") from error
 
 
 def _from_environment() -> IdentityConfig | None:

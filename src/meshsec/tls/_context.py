@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import socket
 import ssl
 import sys
@@ -152,7 +153,8 @@ def _check_platform() -> None:
         )
     if ssl.OPENSSL_VERSION_INFO < _OLDEST_OPENSSL or sys.version_info < _OLDEST_PYTHON:
         raise ConfigError(
-            f"mutual TLS needs Python 3.11.5 and OpenSSL 3.0 or newer, this is {ssl.OPENSSL_VERSION}",
+            "mutual TLS needs Python 3.11.5 and OpenSSL 3.0 or newer,"
+            f" this is Python {platform.python_version()} with {ssl.OPENSSL_VERSION}",
             code="tls_too_old",
         )
 
