@@ -157,6 +157,16 @@ def test_what_does_not_count_may_not_be_malformed(call: Any, mesh: Mesh, recalle
     assert len(recalled) == 2
 
 
+def test_two_credentials_that_were_joined_are_refused_though_no_rule_reads_them(
+    mesh: Mesh, recalled: list[AuthContext]
+) -> None:
+    """Behind a request with one that is remembered: tokens stand elsewhere here, the application may read these."""
+    for number in range(4):
+        assert over_wsgi(mesh, number, HTTP_AUTHORIZATION="Basic eDp5") != 400
+    assert over_wsgi(mesh, 4, HTTP_AUTHORIZATION="Basic eDp5, Basic eDp6") == 400
+    assert len(recalled) == 2
+
+
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
 def test_a_newer_policy_knows_nothing(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
     """The very next request is judged by it."""

@@ -76,6 +76,13 @@ def test_an_issuer_ends_while_the_connection_is_open() -> None:
     assert (code(peer, source, NOW + 600), code(peer, source, NOW + 601)) == (None, "peer_expired")
 
 
+def test_another_source_does_not_know_the_peer() -> None:
+    """A listener of one mesh in front of another's application: whom the one trusted, the other does not thereby."""
+    peer = admitted(material(CA))
+    assert code(peer, material(CA)) is None
+    assert code(peer, material(NEXT)) == "peer_distrusted"
+
+
 def test_nothing_is_verified_while_no_bundle_changes(counted: list[object]) -> None:
     """A renewed certificate of our own is no reason."""
     source = material(CA)

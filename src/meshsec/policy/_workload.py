@@ -104,7 +104,9 @@ class WorkloadPolicy:
         # A rule that looks at what may hold a token would have it remembered with the explanation.
         if self.config.decision_memo and not asked and rules.isdisjoint(tokens | {"authorization"}):
             proxies = _PROXIES if self.config.num_trusted_proxies else frozenset[str]()
-            object.__setattr__(self, "memo", DecisionMemo(_ALWAYS_READ | proxies | rules, tokens))
+            # Authorization counts whoever reads it: two lines that a WSGI server has joined are refused.
+            secret = tokens | {"authorization"}
+            object.__setattr__(self, "memo", DecisionMemo(_ALWAYS_READ | proxies | rules, secret))
 
     @classmethod
     def compile(cls, resources: Iterable[Resource], workload: Workload, config: MeshConfig | None = None) -> Self:

@@ -7,6 +7,7 @@ contexts, nor where a snapshot was read from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from types import EllipsisType
 from typing import Final, Protocol
 
@@ -16,6 +17,8 @@ from ._revocation import Revocations
 __all__ = ["MaterialSource", "StaticMaterial", "TlsMaterial"]
 
 _MAX_RECALLED: Final = 4096
+# One count for all sources: a connection that began under another source's bundles is never taken for one of ours.
+_generations: Final = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class TlsMaterial:
     Attributes:
         svid: our own identity; None while there is none, and then no handshake succeeds.
         bundles: whom we trust, per trust domain.
-        generation: rises whenever ``bundles`` or ``revoked`` changes; a renewed ``svid`` alone does not raise it.
+        generation: rises whenever ``bundles`` or ``revoked`` changes; a renewed ``svid`` alone does not raise it. No
+            two sources in a process have one in common.
         revoked: certificates that count no more, of peers and of the authorities between.
     """
 
@@ -68,7 +72,7 @@ class StaticMaterial:
     """
 
     def __init__(self, svid: X509Svid | None = None, bundles: X509BundleSet | None = None) -> None:
-        self._material = TlsMaterial(svid, bundles if bundles is not None else X509BundleSet())
+        self._material = TlsMaterial(svid, bundles if bundles is not None else X509BundleSet(), next(_generations))
 
     def current(self) -> TlsMaterial:
         """The newest snapshot; empty at first, so it never raises."""
@@ -90,4 +94,5 @@ class StaticMaterial:
         new_bundles = old.bundles if isinstance(bundles, EllipsisType) else bundles
         new_revoked = old.revoked if isinstance(revoked, EllipsisType) else revoked
         changed = new_bundles != old.bundles or new_revoked != old.revoked
-        self._material = TlsMaterial(new_svid, new_bundles, old.generation + changed, new_revoked)
+        generation = next(_generations) if changed else old.generation
+        self._material = TlsMaterial(new_svid, new_bundles, generation, new_revoked)
