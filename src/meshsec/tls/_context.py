@@ -129,14 +129,9 @@ class _PermissiveContext(_InnerContext):
     sslobject_class = PermissiveObject
 
     def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *options: Any, **named: Any
     ) -> ssl.SSLObject:
-        tls_object = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        tls_object = super().wrap_bio(incoming, outgoing, *options, **named)
         if isinstance(tls_object, PermissiveObject):
             tls_object.between(incoming, outgoing)
         return tls_object
@@ -328,7 +323,8 @@ def _filled(
     inner.material = material
     if svid is not None:
         inner.not_after = svid.not_after
-        load_svid(inner, svid)
+        own = material.bundles.get(svid.id.trust_domain)
+        load_svid(inner, svid, own.x509_authorities if own else ())
     authorities = b"".join(_authorities(material.bundles))
     if authorities:
         inner.load_verify_locations(cadata=authorities)
