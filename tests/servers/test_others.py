@@ -119,6 +119,21 @@ def test_the_tls_extension_says_what_asgi_says() -> None:
     assert asgi_extension(object()) is None
 
 
+def test_what_is_said_of_one_connection_is_its_own() -> None:
+    """An application may change what it was given: the next connection of the same client is told the truth."""
+    ca = TestCA("td.example")
+    pair = ca.leaf()
+    ends = [wired(server_context(material(ca)), careless("client", pair)) for _ in range(2)]
+    for server, client in ends:
+        shake_hands(server, client)
+    first, second = (asgi_extension(server) or {} for server, _ in ends)
+    assert first == second
+    first["client_cert_chain"].clear()
+    first["tls_version"] = 0
+    third = asgi_extension(ends[0][0])
+    assert third == second
+
+
 def judge(mesh: Mesh, pem: list[str]) -> tuple[str | None, Reason]:
     """A request whose certificate another's TLS took: who calls, and what becomes of it."""
     connection = mesh.connection(Transport.of_certificates(pem))

@@ -54,12 +54,13 @@ class Transport:
         object.__setattr__(self, "_found", found)
 
     @classmethod
-    def of_asyncio(cls, transport: _AsyncioTransport) -> Self:
+    def of_asyncio(cls, transport: _AsyncioTransport, extension: Mapping[str, object] | None = None) -> Self:
         """From an asyncio (or uvloop) transport."""
         return cls._of(
             transport.get_extra_info("ssl_object"),
             transport.get_extra_info("peername"),
             transport.get_extra_info("sockname"),
+            extension,
         )
 
     @classmethod
@@ -78,13 +79,20 @@ class Transport:
         return cls(tls=texts, chain=chain)
 
     @classmethod
-    def _of(cls, tls: object | None, peer: Any, own: Any) -> Self:
+    def _of(cls, tls: object | None, peer: Any, own: Any, extension: Mapping[str, object] | None = None) -> Self:
         # Only IPv4 and IPv6 addresses are tuples; a unix socket's is text.
         source = _address(peer[0]) if isinstance(peer, tuple) else None
         address, port = (_address(own[0]), own[1]) if isinstance(own, tuple) else (None, None)
         # An unconnected TCP socket has no address either: only our own end tells the two apart.
         unix = source is None and isinstance(own, str | bytes)
-        return cls(tls=tls, source_ip=source, destination_ip=address, destination_port=port, unix=unix)
+        return cls(
+            tls=tls,
+            source_ip=source,
+            destination_ip=address,
+            destination_port=port,
+            unix=unix,
+            extension=extension,
+        )
 
 
 def _address(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from asyncio import BaseTransport, StreamWriter
-from dataclasses import replace
 
 from ..middleware import Transport
 from ..tls import asgi_extension
@@ -13,5 +12,4 @@ __all__ = ["transport_of"]
 
 def transport_of(connection: BaseTransport | StreamWriter) -> Transport:
     """Built once, when the connection is made; the handshake is done by then."""
-    transport = Transport.of_asyncio(connection)
-    return replace(transport, extension=asgi_extension(transport.tls))
+    return Transport.of_asyncio(connection, asgi_extension(connection.get_extra_info("ssl_object")))

@@ -6,7 +6,7 @@ For other people's code; ours reads :func:`verified_peer`. This file must not kn
 from __future__ import annotations
 
 import ssl
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -15,6 +15,7 @@ from ._sockets import GuardedObject, GuardedSocket, verified_peer
 
 __all__ = ["asgi_extension"]
 
+_RECALLED: Final = 256
 _VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
@@ -31,14 +32,22 @@ def asgi_extension(tls_object: object) -> dict[str, Any] | None:
     if peer is None or not isinstance(tls_object, GuardedObject | GuardedSocket):
         return None
     cipher = tls_object.cipher()
+    chain, name = _in_text(peer.chain)
     return {
         "server_cert": None,
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in peer.chain],
-        "client_cert_name": x509.load_der_x509_certificate(peer.chain[0]).subject.rfc4514_string(),
+        "client_cert_chain": list(chain),
+        "client_cert_name": name,
         "client_cert_error": None,
         "tls_version": _VERSIONS.get(tls_object.version() or ""),
         "cipher_suite": _suites().get(cipher[0]) if cipher else None,
     }
+
+
+@lru_cache(_RECALLED)
+def _in_text(chain: tuple[bytes, ...]) -> tuple[tuple[str, ...], str]:
+    """The chain as PEM, and the leaf's subject; a client that connects anew is mostly one that was here before."""
+    name = x509.load_der_x509_certificate(chain[0]).subject.rfc4514_string()
+    return tuple(map(ssl.DER_cert_to_PEM_cert, chain)), name
 
 
 @cache
