@@ -17,17 +17,18 @@ def quick(cls: _Class) -> _Class:
     slot is set behind the lock. This one, written in the same way, has been told.
 
     Raises:
-        TypeError: a field has a default factory, or neither a parameter nor a default.
+        TypeError: a field has neither a parameter nor a default.
     """
     known: dict[str, Any] = {}
     parameters, lines = ["self"], []
     for field in fields(cls):
-        if field.default_factory is not MISSING or not (field.init or field.default is not MISSING):
+        if not (field.init or field.default is not MISSING):
             raise TypeError(f"{cls.__name__}.{field.name} is not simply set")
         known[f"set_{field.name}"] = getattr(cls, field.name).__set__
         known[f"default_{field.name}"] = field.default
+        known[f"make_{field.name}"] = field.default_factory
         parameters += _parameter(field, parameters) if field.init else ()
-        lines.append(f"    set_{field.name}(self, {'' if field.init else 'default_'}{field.name})")
+        lines.append(f"    set_{field.name}(self, {_value(field)})")
     if hasattr(cls, "__post_init__"):
         lines.append("    self.__post_init__()")
     exec("\n".join([f"def __init__({', '.join(parameters)}):", *lines]), known)  # noqa: S102 - our own field names
@@ -40,4 +41,12 @@ def quick(cls: _Class) -> _Class:
 
 def _parameter(field: Field[Any], before: list[str]) -> list[str]:
     star = ["*"] if field.kw_only and "*" not in before else []
-    return [*star, field.name if field.default is MISSING else f"{field.name}=default_{field.name}"]
+    is_required = field.default is MISSING and field.default_factory is MISSING
+    return [*star, field.name if is_required else f"{field.name}=default_{field.name}"]
+
+
+def _value(field: Field[Any]) -> str:
+    name = field.name
+    if field.default_factory is not MISSING:
+        return f"make_{name}() if {name} is default_{name} else {name}"
+    return name if field.init else f"default_{name}"

@@ -123,6 +123,7 @@ class HttpRequest:
     mount: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RequestPrincipal:
     """The end user, from a verified JSON Web Token: Istio's ``request.auth.principal``.

@@ -35,7 +35,6 @@ LEEWAY: Final = 60  # seconds, each way, as Istio's proxy has it
 # Shared secrets get as far as this only in a set that is written into a rule and names an HS algorithm. Istio's proxy
 # does not know RFC 9864's name for EdDSA on curve Ed25519, and what it refuses is never let pass.
 _ALGORITHMS: Final = (ASYMMETRIC_ALGORITHMS | SYMMETRIC_ALGORITHMS) - {"Ed25519"}
-_TEXT_CLAIMS: Final = ("sub", "jti")
 _TIME_CLAIMS: Final = ("iat", "nbf", "exp")
 _TIME_LIMIT: Final = 1 << 64
 _FAR_FUTURE: Final = 1 << 48  # what is below needs no closer look
@@ -44,8 +43,7 @@ _SPLIT_CLAIMS: Final = frozenset({"scope", "permission"})
 _NOTHING_OF_ITS_OWN: Final = IssuerConfig()
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as UnverifiedJws
 class UnverifiedToken:
     """A token in the right form, read once. Nothing in it is true yet.
 
@@ -97,11 +95,12 @@ class UnverifiedToken:
         return VerifiedToken(profile.principal(claims), claims, self._jws.payload_segment)
 
     def _check_claims(self, profile: TokenProfile, now: float) -> None:
-        _check_types(self._claims)
-        if not profile.is_for(self.unverified_issuer) or not profile.is_tenant(self._claims):
+        claims = self._claims
+        _check_types(claims)
+        if not profile.is_for(self.unverified_issuer) or not profile.is_tenant(claims):
             raise TokenError("Jwt issuer is not configured", code=Reason.JWT_ISSUER)
-        _check_times(self._claims, now, must_expire=not profile.istio)
-        _check_audience(self._claims, profile.audiences)
+        _check_times(claims, now, profile)
+        _check_audience(claims, profile.audiences)
 
 
 @quick
@@ -177,13 +176,12 @@ class TokenProfile:
 
     def principal(self, claims: Mapping[str, Any]) -> RequestPrincipal:
         """The end user, from claims that were checked; what is inside them is read-only already."""
-        split: dict[str, Any] = {}
+        seen = dict(claims)
         for name in self.split_claims:
-            text = claims.get(name)
+            text = seen.get(name)
             if isinstance(text, str):
-                split[name] = _words(text)
-        seen = MappingProxyType({**claims, **split} if split else claims)
-        return RequestPrincipal(claims.get("iss", ""), claims.get("sub", ""), seen)
+                seen[name] = _words(text)
+        return RequestPrincipal(seen.get("iss", ""), seen.get("sub", ""), MappingProxyType(seen))
 
 
 def verify_token(token: str, rule: JWTRule, keys: KeySet, *, now: float) -> RequestPrincipal:
@@ -218,7 +216,7 @@ def read_token(token: str, *, lenient: bool = False) -> UnverifiedToken:
     except ValueError:
         raise TokenError("Jwt payload is an invalid JSON", code=Reason.JWT_MALFORMED) from None
     issuer = claims.get("iss")
-    if "iss" in claims and not isinstance(issuer, str):
+    if not isinstance(issuer, str) and "iss" in claims:
         raise _wrong_type("iss", "a string")
     return UnverifiedToken(issuer, jws, claims, token)
 
@@ -253,13 +251,18 @@ def jwt_svid_keys(trust_domain: str, bundle: bytes) -> tuple[KeySet, int]:
 
 def _check_types(claims: Mapping[str, Any]) -> None:
     get = claims.get
-    for name in _TEXT_CLAIMS:
-        if not isinstance(get(name, ""), str):
-            raise _wrong_type(name, "a string")
-    for name in _TIME_CLAIMS:
-        value = get(name, 0)
-        if type(value) is not int or not 0 <= value < _FAR_FUTURE:
-            _check_time(name, value)
+    subject, identifier = get("sub", ""), get("jti", "")
+    if not (isinstance(subject, str) and isinstance(identifier, str)):
+        raise _wrong_type("jti" if isinstance(subject, str) else "sub", "a string")
+    issued, begins, ends = get("iat", 0), get("nbf", 0), get("exp", 0)
+    if not (
+        type(issued) is type(begins) is type(ends) is int
+        and 0 <= issued < _FAR_FUTURE
+        and 0 <= begins < _FAR_FUTURE
+        and 0 <= ends < _FAR_FUTURE
+    ):
+        for name in _TIME_CLAIMS:
+            _check_time(name, get(name, 0))
     audience = claims.get("aud", "")
     if not isinstance(audience, str) and not _is_text_list(audience):
         raise _wrong_type("aud", "a string or string list")
@@ -273,22 +276,22 @@ def _check_time(name: str, value: object) -> None:
         raise _wrong_type(name, "a positive 64 bit integer")
 
 
-def _check_times(claims: Mapping[str, Any], now: float, *, must_expire: bool) -> None:
+def _check_times(claims: Mapping[str, Any], now: float, profile: TokenProfile) -> None:
     """Fractions of a second are cut off, as Istio's proxy does. Written so that a clock of NaN is refused."""
     if not now + LEEWAY >= int(claims.get("nbf", 0)):
         raise TokenError("Jwt not yet valid", code=Reason.JWT_NOT_YET_VALID)
     expiry = int(claims.get("exp", 0))
-    if must_expire and "exp" not in claims:
+    if not expiry and not profile.istio and "exp" not in claims:
         raise TokenError("Jwt payload [exp] field is required", code=Reason.JWT_NO_EXPIRY)
-    if not now <= expiry + LEEWAY and (expiry or must_expire):
+    if not now <= expiry + LEEWAY and (expiry or not profile.istio):
         raise TokenError("Jwt is expired", code=Reason.JWT_EXPIRED)
 
 
 def _check_audience(claims: Mapping[str, Any], audiences: frozenset[str]) -> None:
     found = claims.get("aud", ())
-    named = [found] if isinstance(found, str) else found
+    named = (found,) if isinstance(found, str) else found
     # What has no slash is normalized already; that is the usual one.
-    if not audiences or (len(named) == 1 and "/" not in named[0] and named[0] in audiences):
+    if not audiences or (found in audiences and "/" not in found):
         return
     if audiences.isdisjoint(map(_normalized, named)):
         raise TokenError("Audiences in Jwt are not allowed", code=Reason.JWT_AUDIENCE)
@@ -305,7 +308,8 @@ def _normalized(audience: str) -> str:
 
 def _words(text: str) -> tuple[str, ...] | str:
     """Split at the space character alone; nothing but spaces stays as it is."""
-    return tuple([word for word in text.split(" ") if word]) or text
+    words = text.split(" ")
+    return tuple(words if "" not in words else filter(None, words)) or text
 
 
 def _is_text_list(value: object) -> bool:

@@ -18,7 +18,6 @@ from typing import Any, Final, Never
 __all__ = [
     "decode_base64url",
     "encode_base64url",
-    "is_base64url",
     "read_frozen_object",
     "read_json_object",
     "write_json",
@@ -26,11 +25,9 @@ __all__ = [
 
 MAX_JSON_DEPTH: Final = 32
 
-_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 _WHITE_SPACE: Final = b" \t\n\v\f\r"
 # The last character of a group of 2 (or 3) carries 4 (or 2) bits too many; only these leave them zero.
-_LAST: Final = {1: frozenset[int](), 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
-_PADDING: Final = {0: b"", 1: b"", 2: b"==", 3: b"="}
+_LAST: Final = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
 # What the standard alphabet has and this one has not becomes a character that neither has.
 _STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/!!!")
 # An unterminated string matches to the end, so that the scan stays linear.
@@ -38,30 +35,30 @@ _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTAL
 
 _ALWAYS_FINITE: Final = 300  # digits
 _DIGIT: Final = re.compile("[0-9]")
+_CHANGEABLE: Final = frozenset({dict, list})
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
-def is_base64url(text: bytes) -> bool:
-    """Whether there are only characters of its alphabet, and dots between them."""
-    return not text.translate(None, _ALPHABET)
-
-
-def decode_base64url(text: bytes, *, lenient: bool = False, known: bool = False) -> bytes:
+def decode_base64url(text: bytes, *, lenient: bool = False) -> bytes:
     """Decode base64url without padding (RFC 7515 section 2), canonical form only. Raises ValueError.
 
     Args:
         text: ASCII.
         lenient: whether white space, whole padding and spare bits are overlooked, as Envoy does.
-        known: whether :func:`is_base64url` has said so, and no character need be looked at again.
     """
     text = _overlooked(text) if lenient else text
-    rest = len(text) % 4
-    if rest and text[-1] not in _LAST[rest] and not lenient:
-        raise ValueError("not canonical base64url")
+    size = len(text)
+    rest = size % 4
     try:
-        return a2b_base64(text.translate(_STANDARD) + _PADDING[rest], strict_mode=not known)
+        # Not in its strict mode, which is slower: it skips what it does not know, and then there is too little.
+        data = a2b_base64(text.translate(_STANDARD) + b"==")
     except ValueError:
         raise ValueError("not base64url") from None
+    if rest == 1 or len(data) != size * 3 // 4:
+        raise ValueError("not base64url")
+    if rest and text[-1] not in _LAST[rest] and not lenient:
+        raise ValueError("not canonical base64url")
+    return data
 
 
 def _overlooked(text: bytes) -> bytes:
@@ -81,14 +78,12 @@ def read_json_object(data: bytes) -> dict[str, Any]:
         ValueError: not such an object, or one with a repeated name, NaN, an infinity, a number too large for a
             double, or half a surrogate pair. The message says which and repeats nothing of the data.
     """
-    value: dict[str, Any] = _read(data, _object, dict)
-    return value
+    return _read(data, _AS_IT_IS)
 
 
 def read_frozen_object(data: bytes) -> MappingProxyType[str, Any]:
     """As :func:`read_json_object`, read-only all the way down: mapping proxies for objects, tuples for arrays."""
-    value: MappingProxyType[str, Any] = _read(data, _frozen, MappingProxyType)
-    return value
+    return MappingProxyType(_read(data, _READ_ONLY))
 
 
 def write_json(value: Mapping[str, Any]) -> bytes:
@@ -96,29 +91,23 @@ def write_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _read(data: bytes, make: _MakeObject, kind: type) -> Any:
+def _read(data: bytes, decoders: _Decoders) -> dict[str, Any]:
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
         if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
             _check_depth(text)
-        long_numbers = len(text) >= _ALWAYS_FINITE and _may_hold_long_number(text)
-        value = _decode(text, _DECODERS[make, long_numbers])
+        decoder = decoders[len(text) >= _ALWAYS_FINITE and _may_hold_long_number(text)]
+        # Not its `decode`, which looks for white space around the value with a regular expression, twice.
+        value, end = decoder.raw_decode(text) if text[:1] == "{" else (None, -1)
+        if end != len(text):
+            value = decoder.decode(text)
         if "\\" in text and "\\u" in text:
             json.dumps(value, ensure_ascii=False, default=dict).encode("utf-8")
     except (UnicodeError, json.JSONDecodeError):
         raise ValueError("not JSON in UTF-8") from None
-    if not isinstance(value, kind):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a parser's refusal, not a caller's mistake
+    if type(value) is not dict:
+        raise ValueError("not a JSON object")
     return value
-
-
-def _decode(text: str, decoder: json.JSONDecoder) -> Any:
-    """As ``decoder.decode``, which looks for white space around the value with a regular expression, twice."""
-    if text[:1] == "{":
-        value, end = decoder.raw_decode(text)
-        if end == len(text):
-            return value
-    return decoder.decode(text)
 
 
 def _check_depth(text: str) -> None:
@@ -141,18 +130,22 @@ def _repeated() -> ValueError:
     return ValueError("a name is repeated in a JSON object")
 
 
-def _frozen(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+def _frozen(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _repeated()
     for name, value in pairs:
-        if type(value) is list:
-            found[name] = _tuple(value)
-    return MappingProxyType(found)
+        if type(value) in _CHANGEABLE:
+            found[name] = _read_only(value)
+    return found
 
 
-def _tuple(values: list[Any]) -> tuple[Any, ...]:
-    return tuple([_tuple(value) if type(value) is list else value for value in values])
+def _read_only(value: Any) -> Any:
+    if type(value) is dict:
+        return MappingProxyType(value)
+    if _CHANGEABLE.isdisjoint(map(type, value)):
+        return tuple(value)
+    return tuple([_read_only(item) if type(item) in _CHANGEABLE else item for item in value])
 
 
 def _may_hold_long_number(text: str) -> bool:
@@ -178,18 +171,12 @@ def _refuse_constant(_: str) -> Never:
     raise ValueError("NaN and infinities are not JSON")
 
 
-_MakeObject = Callable[[list[tuple[str, Any]]], Any]
+def _decoders(make: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> _Decoders:
+    """The first reads integers in C, for where none can be too large."""
+    settings: dict[str, Any] = {"parse_float": _finite, "parse_constant": _refuse_constant}
+    return tuple(json.JSONDecoder(object_pairs_hook=make, parse_int=kind, **settings) for kind in (int, _integer))
 
 
-def _decoder(make: _MakeObject, parse_int: Callable[[str], int]) -> json.JSONDecoder:
-    return json.JSONDecoder(
-        object_pairs_hook=make, parse_int=parse_int, parse_float=_finite, parse_constant=_refuse_constant
-    )
-
-
-# Integers are read in C where no number can be too large.
-_DECODERS: Final[Mapping[tuple[_MakeObject, bool], json.JSONDecoder]] = {
-    (make, long_numbers): _decoder(make, _integer if long_numbers else int)
-    for make in (_object, _frozen)
-    for long_numbers in (False, True)
-}
+_Decoders = tuple[json.JSONDecoder, ...]
+_AS_IT_IS: Final = _decoders(_object)
+_READ_ONLY: Final = _decoders(_frozen)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import TokenError
-from ._encoding import decode_base64url, encode_base64url, is_base64url, read_frozen_object, write_json
+from ._encoding import decode_base64url, encode_base64url, read_frozen_object, write_json
 from ._keys import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, KeySet, SigningKey
 
 __all__ = ["UnverifiedJws", "parse_jws", "sign_jws", "verify_jws"]
@@ -65,15 +65,16 @@ class UnverifiedJws:
             raise TokenError("Jwks doesn't have key to match kid or alg from Jwt", code="jwt_unknown_key")
         for key in candidates:
             if key.verify(algorithm, self._signed, self._signature):
-                self._remember()
+                if self._new_header is not None:
+                    _remember(self._new_header, self.unverified_header)
                 return
         raise TokenError("Jwt verification fails", code="jwt_signature")
 
-    def _remember(self) -> None:
-        if self._new_header is not None:
-            if len(_headers) >= _MOST_HEADERS:
-                _headers.clear()
-            _headers[self._new_header] = self.unverified_header
+
+def _remember(segment: bytes, header: Mapping[str, Any]) -> None:
+    if len(_headers) >= _MOST_HEADERS:
+        _headers.clear()
+    _headers[segment] = header
 
 
 def parse_jws(token: str | bytes, *, lenient: bool = False) -> UnverifiedJws:
@@ -89,20 +90,27 @@ def parse_jws(token: str | bytes, *, lenient: bool = False) -> UnverifiedJws:
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenError("Jwt is too large", code="jwt_too_large")
-    text = _ascii(token)
-    segments = _segments(text, lenient=lenient)
+    # A character that is not ASCII becomes one that no segment may hold.
+    text = token.encode("ascii", "replace") if isinstance(token, str) else token
+    segments = [segment for segment in text.split(b".") if segment] if lenient else text.split(b".", 3)
     if len(segments) != 3 or not all(segments):
         raise _malformed("Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections")
     header_segment, payload_segment, signature_segment = segments
     known = None if lenient else _headers.get(header_segment)
-    # Looked through once and decoded quickly; where that is not possible, each part is told for itself.
-    decode = _decode_known if not lenient and is_base64url(text) else _decode
+    header = known or _read_header(header_segment, lenient=lenient)
+    part = "payload"
+    try:
+        payload = decode_base64url(payload_segment, lenient=lenient)
+        part = "signature"
+        signature = decode_base64url(signature_segment, lenient=lenient)
+    except ValueError:
+        raise _not_base64url(part) from None
     return UnverifiedJws(
-        known or _read_header(header_segment, lenient=lenient),
-        decode("payload", payload_segment, lenient=lenient),
+        header,
+        payload,
         payload_segment,
         header_segment + b"." + payload_segment,
-        decode("signature", signature_segment, lenient=lenient),
+        signature,
         None if known or lenient else header_segment,
     )
 
@@ -142,20 +150,15 @@ def sign_jws(header: Mapping[str, Any], payload: bytes, key: SigningKey) -> str:
     return (signed + b"." + encode_base64url(key.sign(signed))).decode("ascii")
 
 
-def _ascii(token: str | bytes) -> bytes:
-    """A character that is not ASCII becomes ``?``, which no segment may hold."""
-    return token.encode("ascii", "replace") if isinstance(token, str) else token
-
-
-def _segments(token: bytes, *, lenient: bool) -> list[bytes]:
-    return [segment for segment in token.split(b".") if segment] if lenient else token.split(b".", 3)
-
-
 def _read_header(segment: bytes, *, lenient: bool) -> Mapping[str, Any]:
     if len(segment) > MAX_HEADER_BYTES:
         raise TokenError("Jwt header is too large", code="jwt_too_large")
     try:
-        header = read_frozen_object(_decode("header", segment, lenient=lenient))
+        data = decode_base64url(segment, lenient=lenient)
+    except ValueError:
+        raise _not_base64url("header") from None
+    try:
+        header = read_frozen_object(data)
     except ValueError:
         raise _malformed("Jwt header is an invalid JSON") from None
     algorithm = header.get("alg")
@@ -171,15 +174,8 @@ def _read_header(segment: bytes, *, lenient: bool) -> Mapping[str, Any]:
     return header
 
 
-def _decode_known(part: str, segment: bytes, *, lenient: bool) -> bytes:
-    return _decode(part, segment, lenient=lenient, known=True)
-
-
-def _decode(part: str, segment: bytes, *, lenient: bool, known: bool = False) -> bytes:
-    try:
-        return decode_base64url(segment, lenient=lenient, known=known)
-    except ValueError:
-        raise _malformed(f"Jwt {part} is an invalid Base64url encoded") from None
+def _not_base64url(part: str) -> TokenError:
+    return _malformed(f"Jwt {part} is an invalid Base64url encoded")
 
 
 def _malformed(message: str) -> TokenError:
