@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from mcp.client.auth.utils import (
     build_protected_resource_metadata_discovery_urls,
     extract_resource_metadata_from_www_auth,
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from werkzeug.test import Client as WsgiClient
 
 from meshsec import ConfigError, Connection, HttpRequest, Mesh, MeshConfig, Outcome, PeerIdentity, Reason, Workload
+from meshsec.frameworks.fastapi import Caller, User
 from meshsec.resources import IssuerConfig, ProtectedResource, load_mesh, parse
 from meshsec.testing import TestIssuer
 
@@ -142,6 +144,64 @@ def test_every_challenge_says_where(headers: dict[str, str], said: str) -> None:
         assert extract_resource_metadata_from_www_auth(read) == f"https://tools.example{WELL_KNOWN}"
     plain = TestClient(mesh(None).asgi(never)).get("/mcp", headers=headers)
     assert "resource_metadata" not in plain.headers["www-authenticate"]
+
+
+ORIGIN = f"{{issuer: \"{ISSUER.issuer}\", jwks: '{ISSUER.jwks}'}}"
+LEGACY = f"""
+apiVersion: authentication.istio.io/v1alpha1
+kind: Policy
+metadata: {{name: default, namespace: prod}}
+spec: {{peers: [{{mtls: {{mode: PERMISSIVE}}}}], origins: [{{jwt: {ORIGIN}}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("policies", "token", "error"),
+    [
+        (LEGACY, None, ""),
+        (LEGACY, "a.b.c", ', error="invalid_token"'),
+        (LEGACY.replace("PERMISSIVE", "STRICT"), None, None),
+    ],
+)
+def test_the_legacy_kinds_say_where_too(policies: str, token: str | None, error: str | None) -> None:
+    """Their 401 has no challenge otherwise; and none for a peer that was refused, as no token would help it."""
+    headers = [("authorization", f"Bearer {token}")] if token else []
+    request = HttpRequest("GET", "/mcp", "tools.example", headers)
+    for resource, place in (
+        (None, None),
+        (ProtectedResource(resource=RESOURCE, authorization_servers=["https://idp.example"]), WELL_KNOWN),
+    ):
+        workload = Workload(name="tools", namespace="prod", protected_resource=resource)
+        decision = Mesh(workload=workload, resources=parse(policies)).decide(Connection(), request)
+        assert decision.status == 401
+        challenge = dict(decision.edits.response_headers).get("www-authenticate")
+        realm = f'Bearer realm="http://tools.example/mcp"{error}, resource_metadata="https://tools.example{place}"'
+        assert challenge == (None if place is None or error is None else realm)
+
+
+@pytest.mark.parametrize(
+    ("resource", "challenge"),
+    [(None, "Bearer"), (RESOURCE, f'Bearer resource_metadata="https://tools.example{WELL_KNOWN}"')],
+)
+def test_fastapis_user_says_where(resource: str | None, challenge: str) -> None:
+    """Where the policies let somebody in without a token, and the application asks for one; time after time."""
+    api = FastAPI()
+
+    @api.get("/me")
+    def me(caller: Caller, user: User) -> str | None:
+        assert user.subject == "test-user"
+        return caller.metadata_url
+
+    protected = None if resource is None else ProtectedResource(resource=resource)
+    policies = POLICIES.format(issuer=ISSUER.issuer, jwks=ISSUER.jwks, more="").replace("presence: REQUIRED,", "")
+    [users, _] = parse(policies)
+    workload = Workload(name="tools", namespace="prod", protected_resource=protected)
+    client = TestClient(Mesh(workload=workload, resources=[users]).asgi(api))
+    for _ in range(4):
+        missing = client.get("/me")
+        assert (missing.status_code, missing.headers["www-authenticate"]) == (401, challenge)
+        known = client.get("/me", headers={"authorization": f"Bearer {ISSUER.token(aud='a')}"})
+        assert (known.status_code, known.json()) == (200, resource and f"https://tools.example{WELL_KNOWN}")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])

@@ -154,9 +154,12 @@ class AuthContext:
         principal: the end user.
         decision: what became of the request.
         token: the principal's token, which was verified, as it came; for calls on the user's behalf.
+        metadata_url: where OAuth clients learn whose tokens are taken here (RFC 9728), for challenges of the
+            application's own; None: nowhere.
     """
 
     peer: PeerIdentity | None
     principal: RequestPrincipal | None
     decision: Decision
     token: str | None = field(default=None, repr=False, compare=False)
+    metadata_url: str | None = None

@@ -67,6 +67,11 @@ class LegacyRefusal:
         """The connection is at fault."""
         return cls(reason, _PEER_FAILED, why)
 
+    @property
+    def is_of_peer(self) -> bool:
+        """Whether the connection is at fault, so that no token would help."""
+        return self.message == _PEER_FAILED
+
 
 @dataclass(frozen=True, slots=True)
 class LegacyPolicy:

@@ -40,10 +40,11 @@ class _EndUser(SecurityBase):
         self.scheme_name = "endUser"
 
     def __call__(self, connection: HTTPConnection) -> RequestPrincipal:
-        principal = caller(connection).principal
-        if principal is None:
-            raise HTTPException(401, "Jwt is missing", {"WWW-Authenticate": "Bearer"})
-        return principal
+        context = caller(connection)
+        if context.principal is None:
+            place = f' resource_metadata="{context.metadata_url}"' if context.metadata_url else ""
+            raise HTTPException(401, "Jwt is missing", {"WWW-Authenticate": f"Bearer{place}"})
+        return context.principal
 
 
 Caller = Annotated[AuthContext, Depends(caller)]

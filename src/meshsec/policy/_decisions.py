@@ -61,21 +61,29 @@ def peer_refusal(reason: Reason, why: str) -> Decision:
     return Decision(Outcome.UNAUTHENTICATED, reason, _PEER_FAILED, edits=_CLOSE, _details=lambda: why)
 
 
-def legacy_refusal(refusal: LegacyRefusal) -> Decision:
-    return Decision(Outcome.UNAUTHENTICATED, refusal.reason, refusal.message, _details=lambda: refusal.why)
+def legacy_refusal(refusal: LegacyRefusal, facts: RequestFacts, metadata: ResourceMetadata | None) -> Decision:
+    """401 as Istio 1.4 answered, which knew no challenge: one only where it says whose token is wanted."""
+    edits = NO_EDITS if metadata is None or refusal.is_of_peer else _challenge(refusal.reason, facts, metadata)
+    return Decision(
+        Outcome.UNAUTHENTICATED, refusal.reason, refusal.message, edits=edits, _details=lambda: refusal.why
+    )
 
 
 def token_refusal(error: TokenError, facts: RequestFacts, metadata: ResourceMetadata | None) -> Decision:
-    """401 with a challenge (RFC 6750 section 3, RFC 9728 section 5.1); a wrong audience is 403, as in Istio."""
+    """401 with a challenge; a wrong audience is 403, as in Istio."""
     reason = Reason(error.code)
     outcome = Outcome.DENY if reason is Reason.JWT_AUDIENCE else Outcome.UNAUTHENTICATED
+    message = str(error)
+    return Decision(outcome, reason, message, edits=_challenge(reason, facts, metadata), _details=lambda: message)
+
+
+def _challenge(reason: Reason, facts: RequestFacts, metadata: ResourceMetadata | None) -> Edits:
+    """RFC 6750 section 3, RFC 9728 section 5.1."""
     # The query stays out of the realm: it may hold the token.
     path = facts.target.path[:_REALM_PATH].replace("\\", "%5C").replace('"', "%22")
     challenge = f'Bearer realm="{facts.scheme}://{facts.host or ""}{path}"'
-    if reason is not Reason.JWT_MISSING:
+    if reason not in (Reason.JWT_MISSING, Reason.ORIGIN_REQUIRED):
         challenge += ', error="invalid_token"'
     if metadata is not None:
         challenge += f', resource_metadata="{metadata.url}"'
-    edits = Edits(response_headers=(("www-authenticate", challenge),))
-    message = str(error)
-    return Decision(outcome, reason, message, edits=edits, _details=lambda: message)
+    return Edits(response_headers=(("www-authenticate", challenge),))

@@ -65,7 +65,7 @@ class Remembered:
         text = values[line][start:stop]
         context = self.context
         token = text.decode("latin-1") if isinstance(text, bytes) else text
-        return AuthContext(context.peer, context.principal, context.decision, token)
+        return AuthContext(context.peer, context.principal, context.decision, token, context.metadata_url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,7 +317,8 @@ class WorkloadPolicy:
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         decision = authorize(self.rules, connection, request, facts, token)
-        return AuthContext(connection.peer, token.principal, decision, token.text)
+        metadata_url = None if self.metadata is None else self.metadata.url
+        return AuthContext(connection.peer, token.principal, decision, token.text, metadata_url)
 
     def _judge_legacy(
         self,
@@ -335,13 +336,14 @@ class WorkloadPolicy:
         if isinstance(found, NeedKeys):
             return found
         if isinstance(found, LegacyRefusal):
-            return AuthContext(connection.peer, None, legacy_refusal(found))
+            return AuthContext(connection.peer, None, legacy_refusal(found, facts, self.metadata))
         error = self._binding_error([found.principal], connection)
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         known = replace(connection, peer=found.peer)
         decision = authorize(self.rules, known, request, facts, TokenResult(found.judged), found.bound)
-        return AuthContext(found.peer, found.principal, decision)
+        metadata_url = None if self.metadata is None else self.metadata.url
+        return AuthContext(found.peer, found.principal, decision, metadata_url=metadata_url)
 
     def _binding_error(
         self, principals: Iterable[RequestPrincipal | None], connection: Connection
