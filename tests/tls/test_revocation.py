@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,10 +33,10 @@ from wire import bundles, careless, material, shake_hands, svid, wired
 CA: Final = TestCA("td.example")
 
 
-def crl(ca: TestCA, *serials: int, key: Any = None) -> bytes:
-    """A list of that authority, PEM; signed with another key, if one is given."""
+def crl(ca: TestCA, *serials: int, key: Any = None, name: x509.Name | None = None) -> bytes:
+    """A list of that authority, PEM; signed with another key or in another name, if one is given."""
     now = datetime.fromtimestamp(NOW, UTC)
-    builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(name or ca.certificate.subject)
     builder = builder.last_update(now).next_update(now + timedelta(hours=1))
     for serial in serials:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
@@ -62,6 +64,30 @@ def test_a_revoked_client_is_refused_and_its_twin_is_not() -> None:
     with pytest.raises(PeerRefusedError, match="revoked") as caught:
         meet(Revocations.from_pem(crl(CA, web.serial), [CA.certificate]), web)
     assert caught.value.code == "certificate_revoked"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "text", "same"),
+    [
+        (_ASN1Type.UTF8String, "The  root of TD", True),
+        (_ASN1Type.PrintableString, "The root of TD", True),
+        (_ASN1Type.BMPString, "the ROOT of td ", True),
+        (_ASN1Type.UTF8String, "The rootof TD", False),
+    ],
+)
+def test_a_name_is_the_same_in_any_encoding(kind: _ASN1Type, text: str, same: bool, known: bool) -> None:
+    """An authority's list may be written by another program than its certificates (RFC 5280 section 7.1)."""
+    ca = TestCA("td.example", name="The root of TD").intermediate(name="The root of TD")
+    chain, _ = ca.leaf()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text, kind)])
+    serial = x509.load_der_x509_certificate(chain[0]).serial_number
+    revoked = Revocations.from_pem(crl(ca, serial, name=name), [ca.certificate] if known else [])
+    if same:
+        with pytest.raises(SvidError, match="revoked"):
+            revoked.check(chain)
+    else:
+        revoked.check(chain)
 
 
 def test_a_revoked_server_is_refused() -> None:

@@ -23,7 +23,8 @@ __all__ = ["Revocations"]
 _BEGIN: Final = b"-----BEGIN X509 CRL-----"
 _RECALLED: Final = 256
 
-_Entries = frozenset[tuple[bytes, int]]
+_Name = tuple[frozenset[tuple[str, str]], ...]
+_Entries = frozenset[tuple[_Name, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Revocations:
     """Which certificates are revoked. Equality is by content.
 
     Attributes:
-        entries: the issuer's name (DER) and the serial number of each.
+        entries: the issuer's name, as names are compared, and the serial number of each.
         pending: lists, DER, of issuers that are not known here. Each counts where a chain brings its issuer along,
             whose key must then have signed it.
         next_update: when the first of the lists should have been replaced; POSIX seconds.
@@ -98,7 +99,7 @@ class Revocations:
         if self.pending:
             entries |= self._proven_by([*certificates[1:], *authorities])
         for certificate in certificates:
-            if (certificate.issuer.public_bytes(), certificate.serial_number) in entries:
+            if (_folded(certificate.issuer), certificate.serial_number) in entries:
                 raise SvidError(f"certificate {certificate.serial_number:x} is revoked", code="certificate_revoked")
 
     def _proven_by(self, signers: Iterable[x509.Certificate]) -> _Entries:
@@ -110,17 +111,30 @@ class Revocations:
 def _entries(crl_der: bytes, signer_der: bytes) -> _Entries:
     """What a list says, if that certificate's key has signed it."""
     crl, signer = x509.load_der_x509_crl(crl_der), x509.load_der_x509_certificate(signer_der)
-    return _named(crl) if signer.subject == crl.issuer and _signed(crl, signer) else frozenset()
+    return _named(crl) if _folded(signer.subject) == _folded(crl.issuer) and _signed(crl, signer) else frozenset()
 
 
 def _named(crl: x509.CertificateRevocationList) -> _Entries:
-    issuer = crl.issuer.public_bytes()
+    issuer = _folded(crl.issuer)
     return frozenset((issuer, revoked.serial_number) for revoked in crl)
+
+
+def _folded(name: x509.Name) -> _Name:
+    """What two names have in common that are the same (RFC 5280 section 7.1), and that OpenSSL takes for the same.
+
+    An authority's list and its certificates may come from different programs, which write its name in different
+    encodings; neither these nor case nor the number of spaces count.
+    """
+    return tuple(
+        frozenset((part.oid.dotted_string, " ".join(str(part.value).casefold().split())) for part in parts)
+        for parts in name.rdns
+    )
 
 
 def _is_proven(crl: x509.CertificateRevocationList, known: Sequence[x509.Certificate]) -> bool:
     """False for a stranger's list. Raises ValueError for one in the name of somebody known who did not sign it."""
-    signers = [authority for authority in known if authority.subject == crl.issuer]
+    issuer = _folded(crl.issuer)
+    signers = [authority for authority in known if _folded(authority.subject) == issuer]
     # A self-signed and a cross-signed certificate of one authority share its key; of two keys one must fit.
     if signers and not any(_signed(crl, signer) for signer in signers):
         raise ValueError("the signature is not its issuer's")
