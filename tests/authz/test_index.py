@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
 from typing import Any, Final
@@ -73,38 +74,54 @@ ACCOUNT_SOURCES: Final = {"serviceAccounts": ACCOUNTS, "ipBlocks": BLOCKS}  # no
 OPERATIONS: Final = {"hosts": HOSTS, "ports": PORTS, "methods": METHODS, "paths": PATHS}
 
 
-def some(values: Sequence[str]) -> st.SearchStrategy[list[str]]:
+# Strategies are made once: making them costs more than drawing from them does.
+FORMS: Final = st.sampled_from(["plain", "negated", "both"])
+ACTIONS: Final = st.sampled_from(["ALLOW", "ALLOW", "DENY", "AUDIT"])
+COUNTS: Final = st.integers(1, 4)
+
+
+@cache
+def some(*values: str) -> st.SearchStrategy[list[str]]:
     """One to three of them."""
     return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True)
+
+
+def filled(draw: Callable[..., Any], name: str, negated: str, values: list[str]) -> dict[str, list[str]]:
+    """A field, its negation, or both."""
+    form = draw(FORMS)
+    fields = {"plain": (name,), "negated": (negated,), "both": (name, negated)}[form]
+    return {field: draw(some(*values)) for field in fields}
 
 
 @st.composite
 def entry(draw: Callable[..., Any], table: dict[str, list[str]]) -> dict[str, Any]:
     """A source or an operation: some fields, some of them negated."""
     found: dict[str, Any] = {}
-    for name in draw(st.lists(st.sampled_from(list(table)), min_size=1, max_size=3, unique=True)):
-        negated = f"not{name[0].upper()}{name[1:]}"
-        for field in draw(st.sampled_from([[name], [negated], [name, negated]])):
-            found[field] = draw(some(table[name]))
+    for name in draw(some(*table)):
+        found |= filled(draw, name, f"not{name[0].upper()}{name[1:]}", table[name])
     return found
 
 
+FROM: Final = st.lists(st.one_of(entry(SOURCES), entry(SOURCES), entry(ACCOUNT_SOURCES)), max_size=3)
+TO: Final = st.lists(entry(OPERATIONS), max_size=3)
+
+
 @st.composite
-def condition(draw: Callable[..., Any], keys: list[str]) -> dict[str, Any]:
+def condition(draw: Callable[..., Any], key: str) -> dict[str, Any]:
     """One ``when``."""
-    key = draw(st.sampled_from(keys))
-    fields = draw(st.sampled_from([["values"], ["notValues"], ["values", "notValues"]]))
-    return {"key": key, **{field: draw(some(KEYS[key])) for field in fields}}
+    return {"key": key, **filled(draw, "values", "notValues", KEYS[key])}
+
+
+CONDITIONS: Final = {key: condition(key) for key in KEYS}
 
 
 @st.composite
 def rule(draw: Callable[..., Any], keys: list[str]) -> dict[str, Any]:
     """Up to three of each part."""
-    kinds = st.one_of(entry(SOURCES), entry(SOURCES), entry(ACCOUNT_SOURCES))
     parts = {
-        "from": [{"source": item} for item in draw(st.lists(kinds, max_size=3))],
-        "to": [{"operation": item} for item in draw(st.lists(entry(OPERATIONS), max_size=3))],
-        "when": draw(st.lists(condition(keys), max_size=3)),
+        "from": [{"source": item} for item in draw(FROM)],
+        "to": [{"operation": item} for item in draw(TO)],
+        "when": draw(st.lists(st.one_of([CONDITIONS[key] for key in keys]), max_size=3)),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -113,11 +130,11 @@ def rule(draw: Callable[..., Any], keys: list[str]) -> dict[str, Any]:
 def policies(draw: Callable[..., Any]) -> list[AuthorizationPolicy]:
     """Up to four, of every action; few keys, so that one attribute is asked for more than once."""
     found = []
-    keys = draw(st.lists(st.sampled_from(list(KEYS)), min_size=1, max_size=3, unique=True))
-    for index in range(draw(st.integers(1, 4))):
-        action = draw(st.sampled_from(["ALLOW", "ALLOW", "DENY", "AUDIT"]))
-        rules = draw(st.lists(rule(keys), min_size=action != "ALLOW", max_size=4))
-        found.append(policy(*rules, action=action, name=f"p{index}"))
+    rules = rule(draw(some(*KEYS)))
+    few, one = st.lists(rules, max_size=4), st.lists(rules, min_size=1, max_size=4)
+    for index in range(draw(COUNTS)):
+        action = draw(ACTIONS)
+        found.append(policy(*draw(few if action == "ALLOW" else one), action=action, name=f"p{index}"))
     return found
 
 

@@ -575,6 +575,7 @@ def test_a_fork_keeps_keys_and_starts_anew() -> None:
     world.store.close()
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_readers_and_swaps_do_not_disturb_each_other() -> None:
     """While sets are swapped, every reader sees one of them, whole."""
     world = World(config=KeysConfig(cooldown=0))

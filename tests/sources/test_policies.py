@@ -312,6 +312,7 @@ def test_a_swap_in_the_middle_of_a_reading_is_read_again(folder: Path, monkeypat
     assert caught.value.code == "unsettled"
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_each_request_is_judged_by_one_version(mesh: Mesh, folder: Path) -> None:
     """Two versions that contradict each other, swapped under eight threads: every answer is one version's."""
     one = deny("/secret", "one-denies") + "---\n" + allow("/other", "one-allows")
