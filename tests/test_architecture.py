@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import pytest
+from sweeping import sweep
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "src" / "meshsec"
@@ -145,7 +145,7 @@ def test_every_room_is_in_the_table() -> None:
     assert {target for targets in ARROWS.values() for target in targets} <= set(ARROWS)
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@sweep("name", sorted(MODULES))
 def test_a_module_imports_only_what_its_room_may(name: str) -> None:
     """Every import between rooms follows an arrow of the table."""
     room = {"": FRONT_DOOR, "__main__": "cli"}.get(room_of(name), room_of(name))
@@ -188,7 +188,7 @@ def _names(name: str, target: str) -> bool:
     return any(found == full or found.startswith(full + ".") for found in imports(name))
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@sweep("name", sorted(MODULES))
 def test_third_party_packages_stay_in_their_rooms(name: str) -> None:
     """A package that one room wraps is imported by that room alone."""
     outside = {target.partition(".")[0] for target in imports(name, at_run_time=True)}

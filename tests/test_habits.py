@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import pytest
+from sweeping import sweep
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "src" / "meshsec"
@@ -63,21 +63,21 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ".".join(ast.unparse(node.func).split(".")[-2:]), node
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@sweep("path", FILES)
 def test_a_file_has_a_docstring_and_is_short(path: Path) -> None:
     """A module says what belongs in it, and stays readable in one sitting."""
     assert ast.get_docstring(tree(path))
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@sweep("path", FILES)
 def test_a_function_is_short(path: Path) -> None:
     """No function is longer than a screen."""
     long = [node.name for node in functions(path) if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION]
     assert long == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@sweep("path", FILES)
 def test_nothing_depends_on_assert(path: Path) -> None:
     """``python -O`` must change nothing."""
     assert [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)] == []
@@ -86,13 +86,13 @@ def test_nothing_depends_on_assert(path: Path) -> None:
 CORE_FILES: Final = [path for path in FILES if path.relative_to(SOURCE).with_suffix("").parts[0] in CORE]
 
 
-@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+@sweep("path", CORE_FILES)
 def test_the_core_has_no_clock(path: Path) -> None:
     """The rooms that decide are told what time it is."""
     assert [node.lineno for called, node in calls(path) if called in CLOCKS] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@sweep("path", FILES)
 def test_untrusted_text_is_matched_whole(path: Path) -> None:
     """``$`` also matches before a final newline: patterns go through fullmatch."""
     anchored = [
@@ -103,7 +103,7 @@ def test_untrusted_text_is_matched_whole(path: Path) -> None:
     assert anchored == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=name_of)
+@sweep("path", TESTS)
 def test_a_test_says_what_it_shows(path: Path) -> None:
     """Every test has a sentence."""
     tests = [node for node in functions(path) if node.name.startswith("test_")]

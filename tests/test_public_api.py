@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from sweeping import sweep
+
 HERE: Final = Path(__file__).parent
 SOURCE: Final = HERE.parent / "src" / "meshsec"
 SNAPSHOT: Final = HERE / "public_api.txt"
@@ -81,7 +83,7 @@ def test_all_names_the_public_names(module: str) -> None:
     assert [name for name in names if not hasattr(loaded, name)] == []
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+@sweep("path", sorted(SOURCE.rglob("*.py")))
 def test_all_is_sorted(path: Path) -> None:
     """``__all__`` is in one order everywhere, without repetition."""
     names = declared(path)

@@ -56,6 +56,7 @@ def pem(algorithm: str, name: str = "k1") -> bytes:
     return _pem(algorithm if algorithm in _CURVES else algorithm[:2].replace("PS", "RS"), name)
 
 
+@cache
 def signing_key(algorithm: str = "ES256", name: str = "k1") -> SigningKey:
     """The same as a signing key; its ``kid`` is its name."""
     return SigningKey.from_pem(pem(algorithm, name), algorithm, kid=name)

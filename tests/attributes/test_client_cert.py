@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshsec.attributes import ClientCertFormat, read_client_cert, read_client_cert_chain
+from sweeping import sweep
 
 LEAF: Final = b"the leaf's DER, which nothing here looks into"
 OTHER: Final = b"another certificate"
@@ -181,7 +182,7 @@ def test_any_text_is_a_list_or_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-@pytest.mark.parametrize("code", range(256))
+@sweep("code")
 def test_any_character_is_taken_or_refused(notation: ClientCertFormat, code: int) -> None:
     """Anywhere in a good value: never anything but the leaf, or a ValueError."""
     good = WRITE[notation](LEAF)

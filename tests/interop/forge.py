@@ -12,7 +12,7 @@ import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from meshsec.jose import SigningKey
-from tokens import ALGORITHMS, pem
+from tokens import ALGORITHMS, signing_key
 
 __all__ = ["ISSUER", "SIGNERS", "Change", "OddRsa", "Secret", "Sent", "jwk", "make", "segment"]
 
@@ -95,8 +95,8 @@ class OddRsa:
 
 def _signers() -> Iterator[tuple[str, SigningKey | Secret | OddRsa]]:
     for algorithm in ALGORITHMS:
-        yield algorithm, SigningKey.from_pem(pem(algorithm), algorithm, kid=algorithm)
-        yield f"foreign {algorithm}", SigningKey.from_pem(pem(algorithm, "k2"), algorithm, kid=algorithm)
+        yield algorithm, replace(signing_key(algorithm), kid=algorithm)
+        yield f"foreign {algorithm}", replace(signing_key(algorithm, "k2"), kid=algorithm)
     for algorithm in ("HS256", "HS384", "HS512"):
         yield algorithm, Secret(algorithm, algorithm, algorithm.encode() * 16)
         yield f"foreign {algorithm}", Secret(algorithm, algorithm, b"another secret" * 8)

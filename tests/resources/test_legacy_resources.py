@@ -25,6 +25,7 @@ from meshsec.resources import (
     load,
     parse,
 )
+from sweeping import sweep
 
 GOOD = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "good").glob("*.yaml")}
 
@@ -405,7 +406,7 @@ def test_any_text_inside_a_config_map_is_resources_or_a_config_error(text: str) 
     judge(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata:\n  k: |\n    # security.istio.io{lines}\n")
 
 
-@pytest.mark.parametrize("code", range(256))
+@sweep("code")
 def test_every_character_anywhere_in_a_value(code: int) -> None:
     """In names, paths, issuers, modes, headers, and inside a ConfigMap."""
     character = chr(code)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meshsec.errors import ConfigError, Problem
 from meshsec.resources import _yaml, load_mesh, parse
 from meshsec.resources._scalar import Unquoted, read_plain
+from sweeping import sweep
 
 GOOD = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "good").glob("*.yaml")}
 PIECES = [
@@ -99,7 +100,7 @@ def test_any_mesh_yaml_is_a_mesh_or_a_config_error(tmp_path_factory: pytest.Temp
     assert all(problem.line for problem in problems)
 
 
-@pytest.mark.parametrize("code", range(256))
+@sweep("code")
 def test_every_character_anywhere_in_a_value(code: int) -> None:
     """In a value without quotes, in one with quotes, in a name, a pattern, a condition and an annotation."""
     character = chr(code)

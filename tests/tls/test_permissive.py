@@ -13,6 +13,7 @@ import uvloop
 
 from meshsec.tls import StaticMaterial, authorize_any, client_context, is_plaintext, server_context, verified_peer
 from pki import TestCA
+from sweeping import sweep
 from wire import careless, material, meet, wired
 
 CA: Final = TestCA("td.example")
@@ -99,7 +100,7 @@ def test_nothing_is_served_without_an_identity() -> None:
     assert isinstance(served.error, ssl.SSLError)
 
 
-@pytest.mark.parametrize("first", range(256))
+@sweep("first")
 def test_every_first_byte_is_either_tls_or_plaintext(first: int) -> None:
     """Only a handshake record begins TLS; nothing is lost of what was looked at."""
     server, _ = wired(permissive(), careless("client"))
