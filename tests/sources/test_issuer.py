@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -138,13 +139,22 @@ def test_files_are_read_anew(issuer: Issuer) -> None:
 
 
 class Tunnels:
-    """An HTTP proxy on the loopback that opens tunnels, always to where it is told to, and knows their heads."""
+    """An HTTP proxy on the loopback that opens tunnels, always to where it is told to, and knows their heads.
 
-    def __init__(self, port: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
+    With a context it speaks TLS, and what it hears before that is no head.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.heads: list[bytes] = []
-        self._answer, self._port = answer, port
+        self._answer, self._port, self._context = answer, port, context
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme, host = ("https", "localhost") if context else ("http", "127.0.0.1")
+        self.url = f"{scheme}://{host}:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -154,20 +164,22 @@ class Tunnels:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            head = b""
-            while b"\r\n\r\n" not in head and (more := client.recv(4096)):
-                head += more
-            self.heads.append(head)
-            client.sendall(self._answer)
-            if b" 200 " in self._answer:
-                there = socket.create_connection(("127.0.0.1", self._port))
-                ways = [threading.Thread(target=_pass, args=pair) for pair in ((client, there), (there, client))]
-                for way in ways:
-                    way.start()
-                for way in ways:
-                    way.join()
-                there.close()
-            client.close()
+            with suppress(OSError), client:
+                if self._context is None:
+                    self._open(client)
+                else:
+                    with self._context.wrap_socket(client, server_side=True) as secured:
+                        self._open(secured)
+
+    def _open(self, client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (more := client.recv(4096)):
+            head += more
+        self.heads.append(head)
+        client.sendall(self._answer)
+        if b" 200 " in self._answer:
+            with socket.create_connection(("127.0.0.1", self._port)) as there:
+                _pass(client, there)
 
     def close(self) -> None:
         """Stop."""
@@ -176,11 +188,16 @@ class Tunnels:
         self._thread.join()
 
 
-def _pass(one: socket.socket, other: socket.socket) -> None:
-    with suppress(OSError):
-        while data := one.recv(65536):
-            other.sendall(data)
-        other.shutdown(socket.SHUT_WR)
+def _pass(client: socket.socket, there: socket.socket) -> None:
+    """Both ways, until either end is done; in one thread, as a connection of TLS has one user at a time."""
+    other = {client: there, there: client}
+    while True:
+        waiting = isinstance(client, ssl.SSLSocket) and client.pending()
+        for one in [client] if waiting else select.select([client, there], [], [])[0]:
+            data = one.recv(65536)
+            if not data:
+                return
+            other[one].sendall(data)
 
 
 @pytest.fixture
@@ -243,13 +260,79 @@ def test_the_environment_is_asked_only_where_it_may_be(
     assert tunnels.heads == []
 
 
-@pytest.mark.parametrize("text", ["https://proxy.example:1", "socks5://proxy.example:1", "http://", "http://p:x"])
+class Guarded:
+    """A proxy that speaks TLS, with an authority of its own, which is not the issuer's."""
+
+    def __init__(self, folder: Path, port: int, name: str = "localhost") -> None:
+        authority = CertificateAuthority.create("proxies.example")
+        svid = authority.issue_x509_svid("spiffe://proxies.example/ns/a/sa/proxy", dns_names=[name])
+        files = {"chain": svid.chain_pem(), "key": svid.key_pem(), "ca": authority.bundle.to_pem()}
+        for part, data in files.items():
+            (folder / f"proxy-{part}.pem").write_bytes(data)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "proxy-chain.pem", folder / "proxy-key.pem")
+        self.ca_file = str(folder / "proxy-ca.pem")
+        self.tunnels = Tunnels(port, context=context)
+
+
+def test_a_proxy_over_tls_proves_who_it_is(issuer: Issuer, tmp_path: Path) -> None:
+    """Before it learns where to; by its own authorities, and the issuer's by the issuer's: neither does for both."""
+    proxy = Guarded(tmp_path, issuer.server.server_port)
+    url, asked = proxy.tunnels.url, f"{issuer.url}/jwks"
+    token = IssuerConfig(ca_file=issuer.ca_file, token_file=issuer.token_file)
+    source = KeySource(issuer.url)
+    assert IssuerFetch(source, token, url, proxy.ca_file)(asked, timeout=5).body == BODY
+    [head] = proxy.tunnels.heads
+    assert head.startswith(b"CONNECT localhost:")
+    assert b"jwks" not in head
+    assert TOKEN.encode() not in head
+    assert issuer.seen == [("/jwks", f"Bearer {TOKEN}")]
+    swapped = IssuerConfig(ca_file=proxy.ca_file)
+    for settings, ca_file, told in [(token, None, 1), (token, issuer.ca_file, 1), (swapped, proxy.ca_file, 2)]:
+        with pytest.raises(KeysUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            IssuerFetch(source, settings, url, ca_file)(asked, timeout=5)
+        assert len(proxy.tunnels.heads) == told
+    assert len(issuer.seen) == 1
+    proxy.tunnels.close()
+
+
+def test_a_proxy_over_tls_has_its_own_name(issuer: Issuer, tmp_path: Path) -> None:
+    """Its authority's word is not enough; the address guard holds as ever."""
+    other = Guarded(tmp_path, issuer.server.server_port, "other.example")
+    settings = IssuerConfig(ca_file=issuer.ca_file)
+    for proxy, url, why in [
+        (other.tunnels.url, issuer.url, "CERTIFICATE_VERIFY_FAILED"),
+        ("https://169.254.169.254:443", issuer.url, "link-local and metadata"),
+        (other.tunnels.url, "https://169.254.169.254/", "link-local and metadata"),
+    ]:
+        with pytest.raises(KeysUnavailableError, match=why):
+            IssuerFetch(KeySource(issuer.url), settings, proxy, other.ca_file)(url, timeout=5)
+    assert other.tunnels.heads == issuer.seen == []
+    other.tunnels.close()
+
+
+def test_a_store_asks_through_a_proxy_over_tls(issuer: Issuer, tmp_path: Path) -> None:
+    """As mesh.yaml says it, the file beside it; without the file there are no keys, and no way round the proxy."""
+    proxy = Guarded(tmp_path, issuer.server.server_port)
+    source = KeySource(issuer.url, f"{issuer.url}/jwks")
+    for more, found in [("", False), (", proxyCaFile: proxy-ca.pem", True)]:
+        (tmp_path / "mesh.yaml").write_text(
+            f"keys: {{proxy: '{proxy.tunnels.url}'{more}}}\nissuers: {{'{issuer.url}': {{caFile: ca.pem}}}}"
+        )
+        config = load_mesh(tmp_path).config
+        store = KeyStore([source], config.keys, issuers=config.issuers)
+        store.wait(NeedKeys((source,)))
+        assert (store.snapshot()[source].keys is not None, len(issuer.seen)) == (found, int(found))
+    proxy.tunnels.close()
+
+
+@pytest.mark.parametrize("text", ["socks5://proxy.example:1", "http://", "https://", "http://p:x", "https://p:x"])
 def test_a_proxy_that_cannot_be_used_is_not_passed_by(
     issuer: Issuer, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever says that there is one does not want it any other way; the variable's text is in no message."""
     monkeypatch.setenv("HTTPS_PROXY", text)
-    with pytest.raises(KeysUnavailableError, match=r"proxy is no http://host:port$"):
+    with pytest.raises(KeysUnavailableError, match=r"proxy is neither http://host:port nor https://host:port$"):
         through(issuer, "environment")(issuer.url, timeout=5)
     assert issuer.seen == []
 
@@ -285,13 +368,20 @@ def test_the_address_guard_holds_for_proxies_and_through_them(issuer: Issuer, tu
 @pytest.mark.parametrize(
     "text",
     [
-        "proxy.example:3128", "http://proxy.example", "https://proxy.example:3128", "http://a:b@proxy.example:3128",
+        "proxy.example:3128", "http://proxy.example", "https://proxy.example", "http://a:b@proxy.example:3128",
+        "https://a:b@proxy.example:3128", "socks5://proxy.example:3128",
         "http://proxy.example:0", "http://proxy.example:65536", "http://proxy.example:1/path", "Environment", "",
     ],
 )  # fmt: skip
 def test_a_proxy_is_written_down_in_one_way(tmp_path: Path, text: str) -> None:
-    """``http://host:port``, ``environment`` or ``none``; a password has no place in mesh.yaml."""
-    for good in ("http://proxy.example:3128", "http://[::1]:3128/", "environment", "none"):
+    """``http(s)://host:port``, ``environment`` or ``none``; a password has no place in mesh.yaml."""
+    for good in (
+        "http://proxy.example:3128",
+        "https://proxy.example:443",
+        "http://[::1]:3128/",
+        "environment",
+        "none",
+    ):
         (tmp_path / "mesh.yaml").write_text(f"keys: {{proxy: '{good}'}}\nissuers: {{i: {{proxy: '{good}'}}}}")
         config = load_mesh(tmp_path).config
         assert (config.keys.proxy, config.issuers["i"].proxy) == (good, good)

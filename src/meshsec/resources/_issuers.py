@@ -25,13 +25,13 @@ __all__ = ["IssuerConfig", "ProxySetting", "check_issuer"]
 _PLACE: Final = "{tenantid}"
 _TENANT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROXY_WORDS: Final = ("environment", "none")
-_PROXY: Final = re.compile(r"http://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):([1-9][0-9]{0,4})/?")
+_PROXY: Final = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):([1-9][0-9]{0,4})/?")
 
 
 def _proxy(text: str) -> None:
     found = _PROXY.fullmatch(text)
     if text not in _PROXY_WORDS and (found is None or int(found[1]) > 65535):
-        raise ValueError("a proxy is http://host:port without user and password; or write environment, or none")
+        raise ValueError("a proxy is http(s)://host:port without user and password; or write environment, or none")
 
 
 def _tenant(text: str) -> None:
@@ -73,6 +73,7 @@ class IssuerConfig:
         token_file: a file whose text is sent to it as a bearer token, read anew for each fetch: for Kubernetes' own
             issuer, the service account's.
         proxy: as ``KeysConfig`` has it.
+        proxy_ca_file: as ``KeysConfig`` has it.
         refresh: seconds, as ``KeysConfig`` has it; so are those that follow.
         max_stale: seconds.
         cooldown: seconds.
@@ -86,6 +87,7 @@ class IssuerConfig:
     ca_file: FilePath | None = None
     token_file: FilePath | None = None
     proxy: ProxySetting | None = None
+    proxy_ca_file: FilePath | None = None
     refresh: Seconds | None = None
     max_stale: Seconds | None = None
     cooldown: Seconds | None = None
@@ -100,5 +102,6 @@ class IssuerConfig:
 
     def below(self, folder: Path) -> IssuerConfig:
         """The same, its files seen from the current folder."""
-        ca_file, token_file = (file and str(folder / file) for file in (self.ca_file, self.token_file))
-        return replace(self, ca_file=ca_file, token_file=token_file)
+        files = (self.ca_file, self.token_file, self.proxy_ca_file)
+        ca_file, token_file, proxy_ca_file = (file and str(folder / file) for file in files)
+        return replace(self, ca_file=ca_file, token_file=token_file, proxy_ca_file=proxy_ca_file)

@@ -186,7 +186,7 @@ class ForwardedIdentity:
     unix_socket: Flag = False
 
 
-_OF_ISSUERS: Final = ("refresh", "max_stale", "cooldown", "timeout", "proxy")
+_OF_ISSUERS: Final = ("refresh", "max_stale", "cooldown", "timeout", "proxy", "proxy_ca_file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +200,10 @@ class KeysConfig:
         timeout: the whole budget of one fetch.
         token_cache: whether a verified token is remembered as long as its key set and the token itself last.
         cache: a folder where good sets (public keys) are kept for the next process; None: nowhere.
-        proxy: ``http://host:port``, through which https servers are asked; ``environment``: as HTTPS_PROXY and
-            NO_PROXY say; ``none`` or None: they are dialled directly, whatever the environment says.
+        proxy: ``http://host:port`` or ``https://host:port``, through which https servers are asked; ``environment``:
+            as HTTPS_PROXY and NO_PROXY say; ``none`` or None: they are dialled directly, whatever the environment
+            says.
+        proxy_ca_file: a PEM file with the only authorities that may vouch for an ``https`` proxy; None: the system's.
     """
 
     refresh: Seconds = 300.0
@@ -211,10 +213,12 @@ class KeysConfig:
     token_cache: Flag = True
     cache: FilePath | None = None
     proxy: ProxySetting | None = None
+    proxy_ca_file: FilePath | None = None
 
     def below(self, folder: Path) -> KeysConfig:
-        """The same, its folder seen from the current one."""
-        return replace(self, cache=str(folder / self.cache)) if self.cache else self
+        """The same, its files seen from the current folder."""
+        cache, proxy_ca_file = (file and str(folder / file) for file in (self.cache, self.proxy_ca_file))
+        return replace(self, cache=cache, proxy_ca_file=proxy_ca_file)
 
     def of(self, issuer: IssuerConfig | None) -> KeysConfig:
         """With what an issuer has of its own."""

@@ -32,10 +32,12 @@ class IssuerFetch:
     source: KeySource
     settings: IssuerConfig
     proxy: str | None = None
+    proxy_ca_file: str | None = None
 
     def __call__(self, url: str, *, timeout: float) -> FetchResult:
         """GET a URL. Raises KeysUnavailableError."""
-        asking = replace(PLAIN_GET, ca_file=self.settings.ca_file, proxy=proxy_for(self.proxy, url))
+        proxy = proxy_for(self.proxy, url, ca_file=self.proxy_ca_file)
+        asking = replace(PLAIN_GET, ca_file=self.settings.ca_file, proxy=proxy)
         if self.settings.token_file and self._may_see_token(url):
             line = ("authorization", f"Bearer {read_token(self.settings.token_file)}")
             asking = replace(asking, headers=(*asking.headers, line))

@@ -270,8 +270,9 @@ class KeyStore:
         """The set, and for how many seconds it is good. Discovery and the set itself share one budget."""
         source, deadline = shelf.source, self._clock() + shelf.budget
         own = self._issuers.get(source.issuer) or IssuerConfig()
-        special = shelf.config.proxy or own.ca_file or own.token_file
-        fetch = IssuerFetch(source, own, shelf.config.proxy) if special else self._fetch
+        proxy = shelf.config.proxy
+        special = proxy or own.ca_file or own.token_file
+        fetch = IssuerFetch(source, own, proxy, shelf.config.proxy_ca_file) if special else self._fetch
         url = source.jwks_uri or discover(source.issuer, timeout=shelf.budget, fetch=fetch, place=own.discovery)
         left = deadline - self._clock()
         if left <= 0:

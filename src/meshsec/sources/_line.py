@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from urllib3 import HTTPHeaderDict
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection, ProxyConfig
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
 
@@ -257,15 +257,17 @@ class _TlsLine(Line, HTTPSConnection):
     def __init__(self, target: Target, asking: Asking) -> None:
         # A context of ours checks in the handshake; a SPIFFE certificate has no DNS name that could be matched here.
         own = {"server_hostname": asking.server_hostname, "assert_hostname": False}
-        options = own if asking.context else {}
+        options: dict[str, Any] = own if asking.context else {}
         context = asking.context or _ssl_context(asking.ca_file, asking.ca_data)
         near = replace(target, host=asking.proxy.host, port=asking.proxy.port) if asking.proxy else target
-        super().__init__(near, asking, ssl_context=context, **options)
+        config = _proxy_config(asking.proxy) if asking.proxy and asking.proxy.tls else None
+        super().__init__(near, asking, ssl_context=context, proxy_config=config, **options)
         if asking.proxy:
             # A name is resolved by the proxy: what answers there must still prove to be it, before it is sent a byte.
             self._never = _is_address(target.host) and _is_forbidden(target.host)
             shown = {"proxy-authorization": asking.proxy.authorization} if asking.proxy.authorization else {}
-            self.set_tunnel(target.host, target.port, {"user-agent": USER_AGENT, **shown})
+            scheme = "https" if asking.proxy.tls else "http"
+            self.set_tunnel(target.host, target.port, {"user-agent": USER_AGENT, **shown}, scheme=scheme)
 
 
 _LINES: Final[Mapping[str, Callable[[Target, Asking], Line]]] = {"http": Line, "https": _TlsLine}
@@ -280,6 +282,12 @@ def _ssl_context(ca_file: str | None, ca_data: str | None) -> ssl.SSLContext:
     except OSError as error:
         place = ca_file or "the authorities given"
         raise KeysUnavailableError(f"no authorities can be read from {place}: {type(error).__name__}") from None
+
+
+def _proxy_config(proxy: Proxy) -> ProxyConfig:
+    """TLS to the proxy, around that to the target; its authorities are not the target's."""
+    context = _ssl_context(proxy.ca_file, None)
+    return ProxyConfig(context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None)
 
 
 @cache

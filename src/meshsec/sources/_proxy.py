@@ -18,7 +18,7 @@ __all__ = ["Proxy", "proxy_for"]
 
 _DIRECT: Final = (None, "none")
 _OF_ENVIRONMENT: Final = "environment"
-_PORT: Final = 3128
+_PORTS: Final = {"http": 3128, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,24 @@ class Proxy:
         host: its name or address.
         port: its TCP port.
         authorization: what it is shown in ``Proxy-Authorization``; None: nothing.
+        tls: whether it is spoken to over TLS; its name is then checked like any server's.
+        ca_file: a PEM file with the only authorities that may vouch for it; None: the system's.
     """
 
     host: str
     port: int
     authorization: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca_file: str | None = None
 
 
-def proxy_for(setting: str | None, url: str) -> Proxy | None:
+def proxy_for(setting: str | None, url: str, *, ca_file: str | None = None) -> Proxy | None:
     """The proxy for a URL.
 
     Args:
         setting: ``keys.proxy`` or an issuer's own: a URL, ``environment`` (HTTPS_PROXY and NO_PROXY), ``none``.
         url: what is to be fetched; anything but https is dialled directly.
+        ca_file: whom a proxy that speaks TLS must be vouched for by; None: the system's authorities.
 
     Raises:
         KeysUnavailableError: the environment names a proxy that cannot be used; it is not passed by.
@@ -50,22 +55,22 @@ def proxy_for(setting: str | None, url: str) -> Proxy | None:
     if setting in _DIRECT or target.scheme != "https":
         return None
     if setting != _OF_ENVIRONMENT:
-        return _read(urlsplit(setting or ""))
+        return _read(urlsplit(setting or ""), ca_file)
     found = getproxies_environment()
     text = found.get("https") or found.get("all")
     if not text or proxy_bypass(target.netloc):
         return None
-    return _read(urlsplit(text if "://" in text else f"http://{text}"))
+    return _read(urlsplit(text if "://" in text else f"http://{text}"), ca_file)
 
 
-def _read(url: SplitResult) -> Proxy:
+def _read(url: SplitResult, ca_file: str | None) -> Proxy:
     try:
-        host, port = url.hostname, url.port or _PORT
+        host, port = url.hostname, url.port or _PORTS.get(url.scheme)
     except ValueError:
-        host, port = None, 0
-    if url.scheme != "http" or not host:
-        raise KeysUnavailableError("the proxy is no http://host:port")
-    return Proxy(host, port, _credentials(url))
+        host, port = None, None
+    if url.scheme not in _PORTS or not host or port is None:
+        raise KeysUnavailableError("the proxy is neither http://host:port nor https://host:port")
+    return Proxy(host, port, _credentials(url), url.scheme == "https", ca_file)
 
 
 def _credentials(url: SplitResult) -> str | None:
