@@ -47,12 +47,21 @@ USAGES: Final = (
 )
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-Kind = Literal["p256", "p384", "rsa", "rsa1024", "ed25519"]
+Kind = Literal["p256", "p384", "rsa", "rsa1024", "rsa8676", "ed25519"]
 
 
 @cache
 def _rsa(bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)  # slow, so that one of each size must do
+
+
+@cache
+def _enormous() -> rsa.RSAPrivateKey:
+    """Of 8676 bits, without the minutes that it takes to find primes: Mersenne's are known."""
+    p, q, e = (1 << 4253) - 1, (1 << 4423) - 1, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), rsa.RSAPublicNumbers(e, p * q))
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 def key_of(kind: Kind = "p256") -> Key:
@@ -68,6 +77,8 @@ def key_of(kind: Kind = "p256") -> Key:
             return _rsa(2048)
         case "rsa1024":
             return _rsa(1024)
+        case "rsa8676":
+            return _enormous()
 
 
 def common_name(text: str) -> x509.Name:

@@ -174,6 +174,19 @@ def test_a_maze_of_intermediates_is_left() -> None:
         verify_x509_svid([*named_a(forger), *maze], BUNDLES, now=NOW, role="client")
 
 
+def test_enormous_keys_are_no_way_in() -> None:
+    """RSA keys beyond 8192 bits in a stranger's chain are refused, in one's own bundle they disturb nobody."""
+    forger = TestCA("a.example", key="rsa8676")
+    between = forger.intermediate(key="rsa8676")
+    chain = [*named_a(between), forger.der]
+    with pytest.raises(SvidError) as caught:
+        verify_x509_svid(chain, BUNDLES, now=NOW, role="client")
+    assert caught.value.code == "untrusted_chain"
+    trusted = X509Bundle("a.example", [A.der, forger.der])
+    for good in (chain, named_a(A)):
+        assert verify_x509_svid(good, trusted, now=NOW, role="client")
+
+
 def test_the_message_holds_no_control_characters_of_the_peers() -> None:
     """A peer chooses the names in its certificates; they go into our log."""
     forger = TestCA("a.example", name="x\nmeshsec: all is well\x1b[2J")

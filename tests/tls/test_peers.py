@@ -76,6 +76,7 @@ GOOD: Final[dict[str, Callable[[], Pair]]] = {
     "RSA": lambda: CA.leaf(key="rsa"),
     "Ed25519": lambda: CA.leaf(key="ed25519"),
     "P-384": lambda: CA.leaf(key="p384"),
+    "under an intermediate with an enormous key": lambda: CA.intermediate(key="rsa8676").leaf(),
     "under an intermediate": lambda: CA.intermediate().leaf(),
     "under eight intermediates": lambda: _chained(CA, 8),
     "root sent along": lambda: (lambda pair: ([*pair[0], CA.der], pair[1]))(CA.leaf()),
@@ -107,6 +108,7 @@ REFUSED_BY_OPENSSL: Final[dict[str, Callable[[], Pair]]] = {
     "no digital signature": lambda: CA.leaf(key_usage=("key_agreement",)),
     "another purpose": lambda: CA.leaf(eku=["code"]),
     "an issuer that is no CA": lambda: CA.intermediate(ca=False).leaf(),
+    "under strangers with enormous keys": lambda: TestCA("td.example", key="rsa8676").intermediate().leaf(),
     "intermediate not sent": lambda: (lambda pair: (pair[0][:1], pair[1]))(CA.intermediate().leaf()),
 }
 
@@ -205,6 +207,20 @@ def test_a_cross_signed_authority_speaks_for_its_own_trust_domain_only(role: str
     outcome = judge(careless(role, CA.leaf()), role, context)
     assert isinstance(outcome.error, PeerRefusedError)
     assert outcome.error.code == "untrusted_chain"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_authorities_of_one_name_are_told_apart(role: str) -> None:
+    """Many trust domains name theirs alike; by their key identifiers OpenSSL finds the right one, and so do we."""
+    domains = ("a.example", "b.example", "td.example")
+    cas = [TestCA(domain, name="C=US,O=SPIFFE") for domain in domains]
+    source = material(cas[2], trust=bundles(*cas))
+    context = server_context(source) if role == "client" else client_context(source, authorize=authorize_any())
+    for ca in cas:
+        assert judge(careless(role, ca.leaf()), role, context).value.id.trust_domain.name == ca.trust_domain
+    forged = judge(careless(role, cas[0].leaf(uris=[WEB])), role, context)
+    assert isinstance(forged.error, PeerRefusedError)
+    assert forged.error.code == "untrusted_chain"
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -6,19 +6,24 @@ import logging
 import pickle
 import socket
 import ssl
+import struct
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from meshsec.errors import SvidError
 from meshsec.spiffe import SpiffeId
-from meshsec.tls import PeerRefusedError, StaticMaterial, authorize_id, client_context, server_context
+from meshsec.tls import PeerRefusedError, StaticMaterial, authorize_any, authorize_id, client_context, server_context
 from pki import NOW, TestCA
-from wire import careless, material, meet, shake_hands, wired
+from wire import TIMEOUT, careless, material, meet, shake_hands, wired
 
 CA: Final = TestCA("td.example")
 STRANGER: Final = TestCA("td.example")
+OURS: Final = material(CA)
 WEB: Final = "spiffe://td.example/ns/prod/sa/web"
 
 
@@ -100,6 +105,61 @@ def test_a_peer_that_hangs_up_is_not_worth_a_line(caplog: pytest.LogCaptureFixtu
         served, _ = meet(serve, lambda raw: None)
     assert isinstance(served.error, OSError)
     assert caplog.records == []
+
+
+def _alert(raw: socket.socket) -> None:
+    raw.sendall(b"\x15\x03\x03\x00\x02\x02\x30")  # fatal, unknown_ca (RFC 8446 section 6)
+    raw.recv(4096)
+
+
+def _reset(raw: socket.socket) -> None:
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+
+
+def _client_hello() -> bytes:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        careless("client").wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+ENDS: Final[dict[str, Callable[[socket.socket], Any]]] = {
+    "alert": _alert,
+    "end of the stream": lambda raw: raw.shutdown(socket.SHUT_WR),
+    "reset": _reset,
+    "broken pipe": lambda raw: raw.recv(4096),
+}
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_handshake_that_the_other_side_ends_is_always_a_tls_error(end: str, role: str) -> None:
+    """An alert, an end, a reset or a broken pipe: it is chance which of them a refused peer gets to see."""
+    wrapped = threading.Event()
+
+    def ours(raw: socket.socket) -> None:
+        context = server_context(OURS) if role == "server" else client_context(OURS, authorize=authorize_any())
+        sock = context.wrap_socket(raw, server_side=role == "server", do_handshake_on_connect=False)
+        if end == "broken pipe":
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+        wrapped.set()
+        with sock:
+            for act in (sock.do_handshake, partial(sock.recv, 1), partial(sock.sendall, b"x")):
+                with pytest.raises(ssl.SSLError):
+                    act()
+
+    def theirs(raw: socket.socket) -> None:
+        wrapped.wait(TIMEOUT)
+        if role == "client":
+            raw.recv(4096)
+        elif end == "broken pipe":
+            raw.sendall(_client_hello())
+        ENDS[end](raw)
+
+    served, called = meet(*((ours, theirs) if role == "server" else (theirs, ours)))
+    outcome = served if role == "server" else called
+    assert outcome.error is None
 
 
 def test_a_fault_of_our_own_is_an_error_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ _REASONS: Final = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
 # The peer hung up: health checks and port scans do, all day long.
-_GONE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_GONE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 
 
 class PeerRefusedError(ssl.SSLCertVerificationError):
@@ -60,6 +60,8 @@ def as_tls_error(error: Exception) -> ssl.SSLError:
         return error
     if isinstance(error, SvidError):
         return PeerRefusedError(str(error), error.code)
+    if isinstance(error, ConnectionError):  # a reset, a broken pipe: who is faster decides which of them, or an alert
+        return ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer hung up during the TLS handshake")
     return PeerRefusedError("the peer could not be judged", "internal_error")
 
 

@@ -195,7 +195,7 @@ def _admit(tls_object: GuardedObject | GuardedSocket, shake_hands: Callable[[], 
         shake_hands()
     except _UNFINISHED:
         raise  # the next call goes on
-    except (SvidError, ssl.SSLError) as error:
+    except (SvidError, ssl.SSLError, ConnectionError) as error:
         refuse(tls_object, error)
     name = tls_object.sni if tls_object.server_side else tls_object.server_hostname
     try:
