@@ -5,12 +5,12 @@ from __future__ import annotations
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._internals import check_looked_up
+from ._internals import check_scopes
 from .uvicorn import TransportInState
 
 __all__ = ["MeshProtocol"]
 
-check_looked_up(("app_state",), H11Protocol, f"uvicorn {uvicorn.__version__}")
+check_scopes(H11Protocol, "app_state", f"uvicorn {uvicorn.__version__}")
 
 
 class MeshProtocol(TransportInState, H11Protocol):

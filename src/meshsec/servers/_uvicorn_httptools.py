@@ -5,12 +5,12 @@ from __future__ import annotations
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ._internals import check_looked_up
+from ._internals import check_scopes
 from .uvicorn import TransportInState
 
 __all__ = ["MeshProtocol"]
 
-check_looked_up(("app_state",), HttpToolsProtocol, f"uvicorn {uvicorn.__version__}")
+check_scopes(HttpToolsProtocol, "app_state", f"uvicorn {uvicorn.__version__}")
 
 
 class MeshProtocol(TransportInState, HttpToolsProtocol):

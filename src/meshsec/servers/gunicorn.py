@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import ConfigError, MeshsecError, SvidError
 from ..tls import MeshSSLContext, TlsMaterial, server_context
+from ._internals import check_keys
 from ._process import current_mesh
 from ._worker import CarriesPeers
 
@@ -123,21 +124,25 @@ def _is_gevent(worker_class: type) -> bool:
 
 
 def _check_worker_class(worker_class: type) -> None:
+    if issubclass(worker_class, CarriesPeers):
+        worker_class.check_server()
+        return
+    import gunicorn  # type: ignore[import-untyped]
+    from gunicorn.http import wsgi  # type: ignore[import-untyped]
+    from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+    from gunicorn.workers.sync import SyncWorker  # type: ignore[import-untyped]
+
+    # What the others show of a connection, and of its peer.
+    check_keys(("gunicorn.socket",), wsgi.default_environ, f"gunicorn {gunicorn.__version__}")
     if _is_gevent(worker_class):
         if ssl.SSLContext.__module__ != "gevent.ssl" or not issubclass(MeshSSLContext, ssl.SSLContext):
             early = "gevent.monkey.patch_all() must come first in gunicorn.conf.py"
             raise ConfigError(f"gevent replaces Python's TLS: {early}, before anything of meshsec is imported")
-        return
-    from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
-    from gunicorn.workers.sync import SyncWorker  # type: ignore[import-untyped]
-
-    if not issubclass(worker_class, SyncWorker | ThreadWorker | CarriesPeers):
+    elif not issubclass(worker_class, SyncWorker | ThreadWorker):
         name = f"{worker_class.__module__}.{worker_class.__qualname__}"
         # uvicorn's worker never asks the hook, and gunicorn's own asgi worker serves plaintext when the hook fails.
         ours = "meshsec.servers.gunicorn_asgi.MeshWorker, meshsec.servers.gunicorn_uvicorn.MeshWorker"
         raise ConfigError(f"worker class {name} is not supported: use one of sync, gthread, gevent, {ours}")
-    if issubclass(worker_class, CarriesPeers):
-        worker_class.check_server()
 
 
 def _check_headers(conf: object) -> None:

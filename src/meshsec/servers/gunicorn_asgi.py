@@ -12,7 +12,7 @@ from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 from ..middleware import TRANSPORT_KEY
-from ._internals import check_looked_up
+from ._internals import check_looked_up, check_replaceable, check_scopes
 from ._transport import transport_of
 from ._worker import CarriesPeers
 
@@ -51,8 +51,9 @@ class MeshWorker(CarriesPeers, gasgi.ASGIWorker):  # type: ignore[misc]
     @classmethod
     def check_server(cls) -> None:
         server = f"gunicorn {gunicorn.__version__}"
-        check_looked_up(("ASGIProtocol",), gasgi.ASGIWorker, server)
+        check_replaceable("ASGIProtocol", gasgi.ASGIWorker, server)
         check_looked_up(_SCOPES, ASGIProtocol, server)
+        check_scopes(ASGIProtocol, "state", server, builders=_SCOPES)
 
     def init_process(self) -> None:
         """In the worker's own process: gunicorn offers no place for a protocol class."""

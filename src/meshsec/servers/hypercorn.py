@@ -17,10 +17,12 @@ import hypercorn.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
 
 from ..errors import ConfigError
 from ..middleware import TRANSPORT_KEY
-from ._internals import check_looked_up
+from ._internals import check_looked_up, check_replaceable, check_scopes
 from ._process import current_mesh
 from ._transport import transport_of
 
@@ -82,8 +84,11 @@ class MeshConfig(Config):
             raise ConfigError(f"{', '.join(given)}: the mesh brings its own TLS, and serves nothing beside it")
         if self.worker_class not in _LOOPS:
             raise ConfigError(f"worker_class {self.worker_class!r} is not supported: use one of {', '.join(_LOOPS)}")
-        check_looked_up(("TCPServer",), hypercorn_asyncio.worker_serve, f"hypercorn {version('hypercorn')}")
-        check_looked_up(("state",), TCPServer, f"hypercorn {version('hypercorn')}")
+        server = f"hypercorn {version('hypercorn')}"
+        check_replaceable("TCPServer", hypercorn_asyncio.worker_serve, server)
+        check_looked_up(("state", "writer"), TCPServer.run, server)
+        for stream in (HTTPStream, WSStream):
+            check_scopes(stream, "state", server)
 
 
 async def serve(app: ASGIApp, *, mesh: Mesh | None, port: int, host: str = "127.0.0.1", **options: Any) -> None:
