@@ -59,7 +59,7 @@ interop: $(VENV)/.interop
 
 soak: $(VENV)/.test
 	MESHSEC_FULL=1 $(RUN) pytest -q -s tests/servers tests/frameworks tests/tls/test_load.py tests/clients/test_rotation.py tests/ca tests/examples \
-		tests/clients/test_grpc.py
+		tests/clients/test_grpc.py tests/sources/test_flood.py
 
 clean:
 	rm -rf "$(VENV)"

@@ -38,7 +38,8 @@ def program(name: str, *packages: str, version: str = "--version") -> list[str] 
         command = ["env", f"LD_LIBRARY_PATH={libraries}", str(path)]
         subprocess.run([*command, version], check=True, capture_output=True)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"WITHOUT {name}: Debian's {', '.join(packages)} cannot be had here ({error})\n")
+        said = getattr(error, "stderr", b"").decode(errors="replace").strip()[-300:]
+        sys.stderr.write(f"WITHOUT {name}: Debian's {', '.join(packages)} cannot be had here ({said or error})\n")
         return None
     return command
 

@@ -85,8 +85,8 @@ def missing() -> str | None:
     sys.stderr.write(f"building SPIRE {VERSION}, once: some minutes\n")
     try:
         _build()
-    except subprocess.CalledProcessError as error:
-        return f"SPIRE cannot be built: {str(error.stderr)[-300:]}"
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"SPIRE cannot be built: {str(getattr(error, 'stderr', error))[-300:]}"
     return None
 
 

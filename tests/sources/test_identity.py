@@ -10,7 +10,8 @@ import pytest
 
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.errors import SvidError
-from meshsec.sources import AuthorityIdentity, FileIdentity, IdentityKeeper
+from meshsec.resources import MeshConfig, Workload
+from meshsec.sources import AuthorityIdentity, FileIdentity, IdentityKeeper, configured_identity
 from meshsec.sources._identity import DEFAULT_FOLDERS
 from meshsec.spiffe import SpiffeId
 
@@ -296,3 +297,14 @@ def test_layouts_are_not_mixed(tmp_path: Path, authority: CertificateAuthority, 
     (tmp_path / names[1]).rename(tmp_path / ("key.pem" if names[1] != "key.pem" else "tls.key"))
     with pytest.raises(FileNotFoundError, match=names[1].replace(".", r"\.")):
         FileIdentity(tmp_path, "cluster.local").read(NOW)
+
+
+def test_a_relative_folder_of_the_environment_begins_where_the_program_was_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MESHSEC_CONFIG does; mesh.yaml's own begin at mesh.yaml."""
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("MESHSEC_IDENTITY_FILES", folder.name)
+    source = configured_identity(Workload(name="web", namespace="prod"), MeshConfig(), Path("elsewhere/mesh"))
+    assert source is not None
+    assert source.read(NOW).svid.id == ID

@@ -64,6 +64,8 @@ def _from_environment() -> IdentityConfig | None:
     if files and agent:
         both = "MESHSEC_IDENTITY_FILES and MESHSEC_IDENTITY_WORKLOAD_API"
         raise ConfigError(f"{both} are set, and an identity has one source", code="identity_ambiguous")
+    if files and files != _DEFAULT:
+        files = str(Path(files).absolute())  # whoever sets it does not think of where mesh.yaml is
     return IdentityConfig(files=files, workload_api=agent) if files or agent else None
 
 
