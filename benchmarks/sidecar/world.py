@@ -237,7 +237,7 @@ def until_listening(port: int) -> None:
 
 
 def pin(made: Iterable[Way], generator: Generator) -> None:
-    """Each side of the call on a core of its own, as two pods on two machines; both on one where there is no other."""
+    """Each side of the call on a core of its own, as two pods on two machines; with one core both on it."""
     called, *_, caller = sorted(os.sched_getaffinity(0))[:2] * 2
     _pin(generator.process.pid, caller)
     for way in made:
