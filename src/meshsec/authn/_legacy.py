@@ -41,6 +41,12 @@ class CompiledLegacy:
     sources: tuple[KeySource, ...]
     applied: tuple[Policy | MeshPolicy, ...]
 
+    @property
+    def token_headers(self) -> frozenset[str]:
+        """The headers in which a token may stand, lower case."""
+        policies = (self.other, *self.ports.values())
+        return frozenset(name for policy in policies for group in policy.origins for name in group.token_headers)
+
     def authenticate(
         self,
         port: int | None,

@@ -28,19 +28,23 @@ _REASONS: Final = {Action.ALLOW: Reason.ALLOW_RULE}
 _ENFORCED: Final = (Action.AUDIT, Action.DENY, Action.ALLOW)
 
 
-def compile_authorization(policies: Sequence[AuthorizationPolicy], *, config: MeshConfig) -> CompiledAuthorization:
+def compile_authorization(
+    policies: Sequence[AuthorizationPolicy], *, config: MeshConfig, secret_headers: Collection[str] = ()
+) -> CompiledAuthorization:
     """Compile the policies of one workload.
 
     Args:
         policies: all that apply to it, those of the root namespace too; selectors are not looked at. Dry-run policies
             enforce nothing, and a dry-run ALLOW does not turn on default-deny.
         config: trust domains and compatibility.
+        secret_headers: lower case; no explanation shows their values, nor those of headers whose names say so.
 
     Raises:
         ConfigError: a value or an attribute cannot be enforced; all problems at once.
     """
     slots = _Slots()
-    return CompiledAuthorization.of(_compile_each(policies, _ENFORCED, config, slots), slots.rows)
+    compiled = _compile_each(policies, _ENFORCED, config, slots)
+    return CompiledAuthorization.of(compiled, [row.hiding(secret_headers) for row in slots.rows])
 
 
 def compile_custom(policies: Sequence[AuthorizationPolicy], *, config: MeshConfig) -> CompiledCustom:

@@ -6,8 +6,8 @@ Must not know: rules, actions, policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..attributes import Attributes
@@ -38,6 +38,12 @@ class Row:
     secret: bool = False
     headers: tuple[str, ...] = ()
 
+    def hiding(self, names: Collection[str]) -> Row:
+        """The same; but of these headers nothing is shown."""
+        if not any(name in names for name in self.headers):
+            return self
+        return replace(self, show=_read.show_hidden, secret=True)
+
 
 SOURCE_FIELDS: Final = {
     "principals": "source.principal",
@@ -57,7 +63,7 @@ OPERATION_FIELDS: Final = {"hosts": "hosts", "ports": "destination.port", "metho
 _FORWARDED: Final = ("x-forwarded-for",)
 
 # A header whose name holds one of these carries something that opens doors.
-_SECRET: Final = ("auth", "cookie", "credential", "key", "pass", "secret", "session", "token")
+_SECRET: Final = ("assertion", "auth", "cookie", "credential", "jwt", "key", "pass", "secret", "session", "token")
 
 
 def _claim(*names: str) -> Row:

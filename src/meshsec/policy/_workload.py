@@ -139,14 +139,14 @@ class WorkloadPolicy:
                 "set allowNoPolicy: true in mesh.yaml if that is meant",
                 code="no_policy",
             )
+        tokens = _compile_tokens(requests, config)
+        secret = (legacy or tokens).token_headers | tokens.output_headers
         return cls(
             workload,
             config,
             modes,
-            compile_request_authentication(
-                requests, compatibility=config.compatibility, token_cache=config.keys.token_cache, own=config.issuers
-            ),
-            compile_authorization(judging, config=config),
+            tokens,
+            compile_authorization(judging, config=config, secret_headers=secret),
             frozenset({config.trust_domain, *config.trust_domain_aliases, *config.trust_bundles}),
             tuple(
                 f"{type(item).__name__} {item.id}"
@@ -356,6 +356,12 @@ class WorkloadPolicy:
         except TokenError as error:
             return error
         return None
+
+
+def _compile_tokens(requests: Sequence[RequestAuthentication], config: MeshConfig) -> CompiledRequestAuthentication:
+    return compile_request_authentication(
+        requests, compatibility=config.compatibility, token_cache=config.keys.token_cache, own=config.issuers
+    )
 
 
 def _inside(path: str, mount: str) -> bool:
