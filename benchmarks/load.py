@@ -1,8 +1,9 @@
 """A load generator: keep-alive connections, one request in flight on each, the next one when the answer is in.
 
-``python -m benchmarks.load PORT CONNECTIONS SECONDS < request`` prints the answers of one second. It runs in a
-process of its own and does no more than the kernel asks for, so that on a machine with two processors the server is
-what is measured. Every answer must be the one that the benchmarks' applications give.
+``python -m benchmarks.load PORT CONNECTIONS SECONDS < request`` prints the answers of one second. Where the request
+holds ``{number}``, each has a number of its own. It runs in a process of its own and does no more than the kernel
+asks for, so that on a machine with two processors the server is what is measured. Every answer must be the one that
+the benchmarks' applications give.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ _READ: Final = 65536
 
 def load(port: int, connections: int, seconds: float, request: bytes) -> float:
     """Answers in one second. Raises SystemExit where an answer is another one."""
+    head, number_here, rest = request.partition(b"{number}")
+    numbered = head + b"%08d" + rest
     sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     poll = select.epoll()
     begun: dict[int, bytes] = {}
     for each in sockets:
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         poll.register(each.fileno(), select.EPOLLIN)
-        each.sendall(request)
+        each.sendall(numbered % 0 if number_here else request)
     answers, start = 0, time.perf_counter()
     until = start + seconds
     while time.perf_counter() < until:
@@ -41,7 +44,7 @@ def load(port: int, connections: int, seconds: float, request: bytes) -> float:
             if not data.startswith(_GOOD):
                 raise SystemExit(f"not the answer: {data!r}")
             answers += 1
-            os.write(number, request)
+            os.write(number, numbered % answers if number_here else request)
     rate = answers / (time.perf_counter() - start)
     for each in sockets:
         each.close()

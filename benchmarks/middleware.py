@@ -5,8 +5,9 @@ One uvicorn process (uvloop, httptools) for each variant, all up at once; a load
 the servers have the one and the load generator the other. A ratio is the median of the rounds' ratios to another
 variant of the same round. Every protected variant gets the same RS256 token; meshsec also judges eleven rules.
 
-``repeated``: as meshsec comes. ``anew``: without the memo of decisions, so that every request is judged, its token
-known. ``uncached``: every token is verified, too.
+``repeated``: the same request again and again. ``anew``: each with another path, so that every decision is made anew,
+for a caller who is known. ``whole``: the same without the memo, all of every request judged, its token known.
+``uncached``: every token verified, too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ VARIANTS: Final = {
     "asgi_plain": (),
     "asgi_repeated": ("asgi_plain",),
     "asgi_anew": ("asgi_plain",),
+    "asgi_whole": ("asgi_plain",),
     "asgi_uncached": ("asgi_plain",),
     "fastapi_plain": (),
     "fastapi_repeated": ("fastapi_plain", "fastapi_pyjwt_client", "fastapi_pyjwt_key"),
@@ -55,7 +57,7 @@ VARIANTS: Final = {
 
 def _policies() -> str:
     rules: list[dict[str, Any]] = [{"to": [{"operation": {"paths": [f"/nowhere/{number}"]}}]} for number in range(10)]
-    rules.append({"to": [{"operation": {"paths": ["/"], "methods": ["GET"]}}]})
+    rules.append({"to": [{"operation": {"paths": ["/items/*"], "methods": ["GET"]}}]})
     rules[-1]["when"] = [{"key": "request.auth.claims[groups]", "values": ["readers"]}]
     users = {"jwtRules": [{"issuer": ISSUER, "audiences": ["web"], "jwks": os.environ["BENCH_JWKS"]}]}
     return json.dumps(
@@ -90,10 +92,10 @@ def _fastapi(dependencies: list[Any] | None = None) -> Any:
     responses = import_module("fastapi.responses")
     app = fastapi.FastAPI(dependencies=dependencies)
 
-    async def hello() -> Any:
+    async def hello(number: int) -> Any:  # noqa: ARG001 - FastAPI reads it
         return responses.PlainTextResponse("hello")
 
-    app.get("/", response_model=None)(hello)
+    app.get("/items/{number}", response_model=None)(hello)
     return app
 
 
@@ -107,8 +109,11 @@ def asgi_repeated() -> Any:
     return _mesh().asgi(_hello)
 
 
-def asgi_anew() -> Any:
-    """The same, every request judged anew."""
+asgi_anew = asgi_repeated
+
+
+def asgi_whole() -> Any:
+    """The same, nothing but tokens remembered."""
     return _mesh(memo=False).asgi(_hello)
 
 
@@ -127,9 +132,7 @@ def fastapi_repeated() -> Any:
     return _mesh().asgi(_fastapi())
 
 
-def fastapi_anew() -> Any:
-    """The same, every request judged anew."""
-    return _mesh(memo=False).asgi(_fastapi())
+fastapi_anew = fastapi_repeated
 
 
 def fastapi_pyjwt_key() -> Any:
@@ -235,7 +238,8 @@ def main() -> None:
     """Print one line for each variant."""
     issuer = TestIssuer(ISSUER, algorithm="RS256")
     token = issuer.token(aud="web", groups=["readers"], scope="read write", lifetime=3600)
-    request = f"GET / HTTP/1.1\r\nhost: bench\r\naccept: */*\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+    head = f"HTTP/1.1\r\nhost: bench\r\naccept: */*\r\nauthorization: Bearer {token}\r\n\r\n"
+    requests = {anew: f"GET /items/{'{number}' if anew else 1} {head}".encode() for anew in (False, True)}
     rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     with contextlib.ExitStack() as stack:
         keys = {"BENCH_JWKS": issuer.jwks, "BENCH_JWKS_URL": stack.enter_context(key_server(issuer.jwks))}
@@ -244,7 +248,7 @@ def main() -> None:
         for number in range(ROUNDS + 1):
             random.shuffle(order)
             for variant in order:
-                rate = _load(ports[variant], request)
+                rate = _load(ports[variant], requests[variant.endswith("_anew")])
                 if number:  # the first round warms up
                     rates[variant].append(rate)
     for variant, others in VARIANTS.items():

@@ -29,7 +29,7 @@ ARROWS: Final[dict[str, tuple[str, ...]]] = {
     "middleware": ("policy",),
     "sources": ("policy", "authn", "resources", "naming", "ca", "tls"),
     "policy": ("authn", "authz"),
-    "authn": ("attributes",),
+    "authn": ("attributes", "_generations"),
     "authz": ("attributes",),
     "attributes": ("matching", "spiffe", "resources", "decision"),
     "naming": ("resources",),
@@ -41,6 +41,7 @@ ARROWS: Final[dict[str, tuple[str, ...]]] = {
     "matching": ("errors",),
     "decision": ("_values",),
     "_values": (),
+    "_generations": (),
     "errors": (),
 }
 

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = ["quick"]
 
 _Class = TypeVar("_Class", bound=type)
 
 
-def quick(cls: _Class) -> _Class:
-    """Make instances of a frozen, slotted dataclass in half the time; nothing else about it changes.
+class _Made:
+    """Stands where a default is made anew for each value."""
 
-    To stand above ``@dataclass(frozen=True, slots=True)``, whose own ``__init__`` finds out for each field anew how a
-    slot is set behind the lock. This one, written in the same way, has been told.
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_MADE: Final = _Made()
+
+
+def quick(cls: _Class) -> _Class:
+    """Make instances of a frozen, slotted dataclass in a third of the time; nothing else about it changes.
+
+    To stand above ``@dataclass(frozen=True, slots=True)``, whose ``__init__`` goes behind the lock field by field.
+    Here a value is filled in while it is of a class that has the same slots and no lock, and then becomes what it is.
 
     Raises:
         TypeError: a field has neither a parameter nor a default.
     """
-    known: dict[str, Any] = {}
-    parameters, lines = ["self"], []
+    known: dict[str, Any] = {"unlocked": type(cls.__name__, (), {"__slots__": cls.__slots__})}  # type: ignore[attr-defined]
+    lines = ["    self = unlocked()"]
     for field in fields(cls):
         if not (field.init or field.default is not MISSING):
             raise TypeError(f"{cls.__name__}.{field.name} is not simply set")
-        known[f"set_{field.name}"] = getattr(cls, field.name).__set__
-        known[f"default_{field.name}"] = field.default
+        is_made = field.default_factory is not MISSING
+        known[f"default_{field.name}"] = _MADE if is_made else field.default
         known[f"make_{field.name}"] = field.default_factory
-        parameters += _parameter(field, parameters) if field.init else ()
-        lines.append(f"    set_{field.name}(self, {_value(field)})")
+        lines.append(f"    self.{field.name} = {_value(field)}")
+    lines.append("    self.__class__ = cls")
     if hasattr(cls, "__post_init__"):
         lines.append("    self.__post_init__()")
-    exec("\n".join([f"def __init__({', '.join(parameters)}):", *lines]), known)  # noqa: S102 - our own field names
-    made = known["__init__"]
-    for name in ("__module__", "__qualname__", "__annotations__"):
-        setattr(made, name, getattr(cls.__dict__["__init__"], name))
-    type.__setattr__(cls, "__init__", made)
+    lines.append("    return self")
+    exec("\n".join([f"def __new__({_parameters(cls)}):", *lines]), known)  # noqa: S102 - our own field names
+    made = known["__new__"]
+    made.__module__, made.__qualname__ = cls.__module__, f"{cls.__qualname__}.__new__"
+    made.__annotations__ = cls.__dict__["__init__"].__annotations__
+    type.__delattr__(cls, "__init__")
+    type.__setattr__(cls, "__new__", staticmethod(made))
+    type.__setattr__(cls, "__reduce__", _parts)
     return cls
 
 
-def _parameter(field: Field[Any], before: list[str]) -> list[str]:
-    star = ["*"] if field.kw_only and "*" not in before else []
+def _parts(self: Any) -> tuple[Any, ...]:
+    """For copies and pickles: as it was made."""
+    return _made, (type(self), {field.name: getattr(self, field.name) for field in fields(self) if field.init})
+
+
+def _made(cls: type[Any], named: dict[str, Any]) -> Any:
+    return cls(**named)
+
+
+def _parameters(cls: type[Any]) -> str:
+    given = [field for field in fields(cls) if field.init]
+    named = [_parameter(field) for field in given if field.kw_only]
+    star = ["*"] if named else []
+    return ", ".join(["cls", *(_parameter(field) for field in given if not field.kw_only), *star, *named])
+
+
+def _parameter(field: Field[Any]) -> str:
     is_required = field.default is MISSING and field.default_factory is MISSING
-    return [*star, field.name if is_required else f"{field.name}=default_{field.name}"]
+    return field.name if is_required else f"{field.name}=default_{field.name}"
 
 
 def _value(field: Field[Any]) -> str:

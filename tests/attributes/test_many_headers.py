@@ -48,6 +48,6 @@ def test_looking_it_up_takes_no_longer_and_keeps_nothing(block: str) -> None:
     for _ in range(2):
         memo.recall(Connection(), ("GET", "/"), names, (b"web.prod", *([b"v"] * MANY)), {}, 1.0)
     assert time.thread_time() - began < LONGEST
-    assert not memo._shapes
+    assert not memo._shapes.young
     memo.recall(Connection(), ("GET", "/"), names[:4], (b"web.prod", *([b"v"] * 3)), {}, 1.0)
-    assert len(memo._shapes) == 1
+    assert len(memo._shapes.young) == 1

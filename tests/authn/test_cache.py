@@ -209,10 +209,11 @@ def test_bad_tokens_leave_no_trace() -> None:
     for index in range(50):
         assert code(policy, keys, mint(iss="https://nobody.example", jti=str(index))) is not None
         assert code(policy, keys, GOOD[:-8] + f"{index:08}") is not None
-    assert (cache._young, cache._old, cache._seen) == ({}, {}, set())
+    entries = cache._entries
+    assert (entries.young, entries.old, entries.marks) == ({}, {}, set())
     for index in range(50):
         assert code(policy, keys, mint(jti=str(index))) is None
-    assert (cache._young, cache._old) == ({}, {})
+    assert (entries.young, entries.old) == ({}, {})
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,11 +225,11 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             assert code(policy, keys, mint(jti=str(index))) is None
             assert code(policy, keys) is None
-        assert len(cache._young) <= 4
-        assert len(cache._old) <= 4
-        assert len(cache._seen) <= 8
+        assert len(cache._entries.young) <= 4
+        assert len(cache._entries.old) <= 4
+        assert len(cache._entries.marks) <= 16
     digest = token_digest(GOOD)
-    assert digest in cache._young or digest in cache._old
+    assert digest in cache._entries.young or digest in cache._entries.old
 
 
 def test_it_holds_no_token() -> None:
@@ -236,9 +237,9 @@ def test_it_holds_no_token() -> None:
     policy, cache = compiled(), TokenCache()
     for _ in range(3):
         judge(policy, snapshot(cache=cache))
-    (digest,) = cache._young
+    (digest,) = cache._entries.young
     assert digest == token_digest(GOOD)
-    entry = cache._young[digest]
+    entry = cache._entries.young[digest]
     assert GOOD.split(".")[2].encode() not in entry.token.payload
     assert repr(cache) == "TokenCache()"
 
@@ -268,7 +269,7 @@ def test_a_long_token_is_not_kept(verified: list[str]) -> None:
         for _ in range(4):
             assert code(policy, keys, token) is None
             assert code(policy, keys, token + "A" * 5000) is not None
-        assert len(cache._young) == 1
+        assert len(cache._entries.young) == 1
 
 
 def test_keys_may_change_under_many_threads() -> None:

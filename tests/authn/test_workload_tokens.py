@@ -222,7 +222,7 @@ def test_they_are_remembered_like_others() -> None:
     rule = next(rule for rule in policy.tokens.rules if rule.profile.workloads_of)
     assert rule.inline is not None
     assert rule.inline.cache is not None
-    assert len(rule.inline.cache._young) == 1
+    assert len(rule.inline.cache._entries.young) == 1
     assert judged(svid(exp=int(time.time()) - NOW), policy).decision.reason is not Reason.ALLOW_RULE
 
 

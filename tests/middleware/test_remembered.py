@@ -39,6 +39,8 @@ kind: AuthorizationPolicy
 metadata: {name: nobody}
 spec: {}
 """
+# A caller is known when one came twice, a request line when it came twice since.
+WARM = 4
 LINES = [("Host", "web.prod"), ("X-Token", TOKEN), ("X-Request-Id", "{}"), ("x-user", "root"), ("accept", "*/*")]
 
 
@@ -123,7 +125,7 @@ def over_wsgi(mesh: Mesh, number: int, **changes: Any) -> dict[str, Any] | int:
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
 def test_the_application_gets_the_same_every_time(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
     """Headers taken and added, the normalized target, the scheme; and each time its own request's other headers."""
-    found = [call(mesh, number) for number in range(5)]
+    found = [call(mesh, number) for number in range(WARM + 3)]
     assert len(recalled) == 3
     for number, seen in enumerate(found):
         expected = {**found[0], **{key: seen[key] for key in ("headers", "HTTP_X_REQUEST_ID") if key in seen}}
@@ -133,17 +135,17 @@ def test_the_application_gets_the_same_every_time(call: Any, mesh: Mesh, recalle
         assert seen["meshsec"].token == TOKEN
         assert "/a" in seen["meshsec"].decision.explain()
     if call is over_asgi:
-        assert found[4]["headers"] == [
+        assert found[-1]["headers"] == [
             (b"Host", b"web.prod"),
-            (b"X-Request-Id", b"4"),
+            (b"X-Request-Id", b"6"),
             (b"accept", b"*/*"),
             (b"x-user", b"test-user"),
         ]
-        assert (found[4]["path"], found[4]["raw_path"], found[4]["query_string"]) == ("/a", b"/a", b"q=1")
+        assert (found[-1]["path"], found[-1]["raw_path"], found[-1]["query_string"]) == ("/a", b"/a", b"q=1")
     else:
-        assert (found[4]["PATH_INFO"], found[4]["RAW_URI"]) == ("/a", "/a?q=1")
-        assert "HTTP_X_TOKEN" not in found[4]
-        assert found[4]["HTTP_X_USER"] == "test-user"
+        assert (found[-1]["PATH_INFO"], found[-1]["RAW_URI"]) == ("/a", "/a?q=1")
+        assert "HTTP_X_TOKEN" not in found[-1]
+        assert found[-1]["HTTP_X_USER"] == "test-user"
 
 
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
@@ -152,8 +154,8 @@ def test_what_does_not_count_may_not_be_malformed(call: Any, mesh: Mesh, recalle
     changes: dict[str, Any] = {"HTTP_X_REQUEST_ID": "\x01"}
     if call is over_asgi:
         changes = {"lines": [(name, "\x01" if name == "X-Request-Id" else value) for name, value in LINES]}
-    assert [call(mesh, number) == 400 for number in range(4)] == [False] * 4
-    assert call(mesh, 4, **changes) == 400
+    assert [call(mesh, number) == 400 for number in range(WARM + 2)] == [False] * (WARM + 2)
+    assert call(mesh, WARM + 2, **changes) == 400
     assert len(recalled) == 2
 
 
@@ -161,20 +163,20 @@ def test_two_credentials_that_were_joined_are_refused_though_no_rule_reads_them(
     mesh: Mesh, recalled: list[AuthContext]
 ) -> None:
     """Behind a request with one that is remembered: tokens stand elsewhere here, the application may read these."""
-    for number in range(4):
+    for number in range(WARM + 2):
         assert over_wsgi(mesh, number, HTTP_AUTHORIZATION="Basic eDp5") != 400
-    assert over_wsgi(mesh, 4, HTTP_AUTHORIZATION="Basic eDp5, Basic eDp6") == 400
+    assert over_wsgi(mesh, WARM + 2, HTTP_AUTHORIZATION="Basic eDp5, Basic eDp6") == 400
     assert len(recalled) == 2
 
 
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
 def test_a_newer_policy_knows_nothing(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
     """The very next request is judged by it."""
-    for number in range(4):
+    for number in range(WARM + 2):
         assert call(mesh, number) != 403
     current = mesh._policies.current
     mesh._policies.current = PolicyVersion.compile(parse(CLOSED), current.workload, current.config)
-    assert call(mesh, 4) == 403
+    assert call(mesh, WARM + 2) == 403
     assert len(recalled) == 2
 
 
@@ -217,27 +219,27 @@ def test_every_part_of_a_request_tells_it_apart(
     call: Any, usual: dict[str, Any], other: dict[str, Any], mesh: Mesh, recalled: list[AuthContext]
 ) -> None:
     """One that differs in it from a remembered one is judged anew, though it be allowed, too."""
-    for number in range(4):
+    for number in range(WARM + 2):
         assert isinstance(call(mesh, number, **usual), dict)
     assert len(recalled) == 2
-    call(mesh, 4, **other)
+    call(mesh, WARM + 2, **other)
     assert len(recalled) == 2
-    call(mesh, 5, **usual)
+    call(mesh, WARM + 3, **usual)
     assert len(recalled) == 3
 
 
 def test_a_websocket_and_a_request_are_not_one(mesh: Mesh, recalled: list[AuthContext]) -> None:
     """They differ in their scheme, too."""
-    for number in range(4):
+    for number in range(WARM + 2):
         assert over_asgi(mesh, number)["scheme"] == "https"  # type: ignore[index]
         assert over_asgi(mesh, number, type="websocket", scheme="wss")["scheme"] == "wss"  # type: ignore[index]
-    assert len(recalled) == 4
+    assert len(recalled) == 6
 
 
 @pytest.mark.parametrize("without", ["method", "raw_path", "root_path", "scheme", "state"])
 def test_a_scope_need_not_hold_everything(without: str, mesh: Mesh, recalled: list[AuthContext]) -> None:
     """What ASGI leaves open may be missing, and is remembered all the same."""
-    found = [over_asgi(mesh, number, **{without: None}) for number in range(4)]
+    found = [over_asgi(mesh, number, **{without: None}) for number in range(WARM + 2)]
     assert all(isinstance(seen, dict) and seen["path"] == "/a" for seen in found)
     assert len(recalled) == 2
 
@@ -252,11 +254,11 @@ def test_headers_that_are_no_bytes_are_not_looked_up(mesh: Mesh, recalled: list[
 
 def test_what_is_remembered_keeps_the_background_thread_going(mesh: Mesh, recalled: list[AuthContext]) -> None:
     """In a worker that was forked after the memo was filled nothing may ever be judged, and keys must stay fresh."""
-    for number in range(3):
+    for number in range(WARM + 1):
         over_asgi(mesh, number)
     mesh._after_fork()
     assert not mesh._running
-    over_asgi(mesh, 3)
+    over_asgi(mesh, WARM + 1)
     assert mesh._running
     assert len(recalled) == 2
 

@@ -8,7 +8,7 @@ from ._client_cert import ClientCertFormat, read_client_cert, read_client_cert_c
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
 from ._path import Target, read_target
 from ._refusal import Refusal
-from ._request import RequestFacts, are_clean_values, read_request
+from ._request import RequestFacts, are_clean_values, read_line, read_request
 
 __all__ = [
     "Attributes",
@@ -26,6 +26,7 @@ __all__ = [
     "freeze_claims",
     "read_client_cert",
     "read_client_cert_chain",
+    "read_line",
     "read_request",
     "read_target",
 ]

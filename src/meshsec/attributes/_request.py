@@ -21,7 +21,7 @@ from ._facts import HttpRequest
 from ._path import Target, read_target
 from ._refusal import Refusal
 
-__all__ = ["RequestFacts", "are_clean_values", "read_request"]
+__all__ = ["RequestFacts", "are_clean_values", "read_line", "read_request"]
 
 # Some WSGI servers take these from a header, which would move the mount under the path that is judged.
 _CGI: Final = frozenset({"script-name", "script_name", "path-info", "path_info"})
@@ -41,6 +41,8 @@ _HOST_ISTIO: Final = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=%\[\]-]*")
 # What stands between commas, but for those in quotes; what is left open stays one piece.
 _BETWEEN_COMMAS: Final = re.compile(r'(?:^|,)((?:[^",]|"(?:[^"\\]|\\.)*+"?)*+)', re.DOTALL)
 _PARAMETER: Final = re.compile(r"[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*=")
+
+_NO_METHOD: Final = Refusal(Reason.METHOD_INVALID, "the method is unknown, or not in upper case")
 
 _Lines = dict[str, tuple[str, ...]]
 
@@ -89,7 +91,7 @@ def read_request(
     Does not see what a server already dropped or merged: with ``joined_headers``, repeated lines.
     """
     if request.method not in METHODS:
-        return Refusal(Reason.METHOD_INVALID, "the method is unknown, or not in upper case")
+        return _NO_METHOD
     lines = _read_lines(request, as_istio=compatibility == "istio")
     if isinstance(lines, Refusal):
         return lines
@@ -105,6 +107,30 @@ def read_request(
     return RequestFacts(
         request.method, target, host.lower(), MappingProxyType(lines), request.joined_headers, request.scheme
     )
+
+
+def read_line(
+    known: RequestFacts, request: HttpRequest, normalization: PathNormalization, ambiguous: AmbiguousPaths
+) -> RequestFacts | Refusal | None:
+    """The facts about another request with the same header lines; the same as :func:`read_request` says.
+
+    Args:
+        known: the facts about the first of them. Their headers are handed on.
+        request: method, target and scheme of the other; its header lines are not looked at.
+        normalization: as there.
+        ambiguous: as there.
+
+    Returns:
+        None where its target may name another host: then it takes all of the request.
+    """
+    if request.method not in METHODS:
+        return _NO_METHOD
+    if not request.target.startswith("/"):
+        return None
+    target = read_target(request.target, normalization, ambiguous)
+    if isinstance(target, Refusal):
+        return target
+    return RequestFacts(request.method, target, known.host, known.headers, known.joined_headers, request.scheme)
 
 
 def _read_lines(request: HttpRequest, *, as_istio: bool) -> _Lines | Refusal:

@@ -12,7 +12,7 @@ from ._keys import KeySnapshot, KeySource, KeyState, NeedKeys
 from ._legacy import CompiledLegacy, compile_legacy
 from ._legacy_policy import LegacyRefusal, LegacyResult
 from ._peer import PeerModes, compile_peer_authentication
-from ._request import CompiledRequestAuthentication, TokenResult, compile_request_authentication
+from ._request import CompiledRequestAuthentication, TokenResult, compile_request_authentication, is_preflight_head
 from ._token import jwt_svid_keys, verify_token
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "compile_legacy",
     "compile_peer_authentication",
     "compile_request_authentication",
+    "is_preflight_head",
     "jwt_svid_keys",
     "secret_digest",
     "verify_token",

@@ -7,10 +7,11 @@ connection is not in here. This file must not know how a token is verified.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
+from .._generations import Generations
 from ._digest import secret_digest
 from ._token import TokenProfile, VerifiedToken
 
@@ -38,33 +39,19 @@ class TokenCache:
     """What became of the tokens that one key set verified. Safe to share between threads.
 
     A token gets in when it is verified for the second time, so that tokens that come once push nothing out; tokens
-    that did not hold leave no trace at all. When the young generation is full, the old one is forgotten.
+    that did not hold leave no trace at all.
     """
 
-    _young: dict[Hashable, _Entry] = field(default_factory=dict, repr=False)
-    _old: Mapping[Hashable, _Entry] = field(default_factory=dict, repr=False)
-    _seen: set[Hashable] = field(default_factory=set, repr=False)
+    _entries: Generations[Hashable, _Entry] = field(default_factory=lambda: Generations(_MOST), repr=False)
 
     def find(self, digest: Hashable, profile: TokenProfile, now: float) -> VerifiedToken | None:
         """The token, if it held for this very profile and its times hold now."""
-        entry = self._young.get(digest)
-        if entry is None:
-            entry = self._old.get(digest)
-            if entry is None:
-                return None
-            self._keep(digest, entry)
-        return entry.token if entry.profile is profile and entry.begins <= now <= entry.ends else None
+        entry = self._entries.find(digest)
+        if entry is None or entry.profile is not profile:
+            return None
+        return entry.token if entry.begins <= now <= entry.ends else None
 
     def add(self, digest: Hashable, profile: TokenProfile, token: VerifiedToken) -> None:
         """Remember a token that was verified just now, if it was before."""
-        if digest in self._seen:
-            self._keep(digest, _Entry(token, profile, *profile.lifetime(token.claims)))
-            return
-        if len(self._seen) >= 2 * _MOST:
-            self._seen = set()
-        self._seen.add(digest)
-
-    def _keep(self, digest: Hashable, entry: _Entry) -> None:
-        if len(self._young) >= _MOST:
-            self._old, self._young = self._young, {}
-        self._young[digest] = entry
+        if not self._entries.is_new(digest):
+            self._entries.keep(digest, _Entry(token, profile, *profile.lifetime(token.claims)))

@@ -54,7 +54,9 @@ class Location:
         if place is _HEADER:
             return _in_headers(self, facts) if self.name in facts.headers else []
         if place is _PARAMETER:
-            return list(_in_query(self, facts)) if facts.target.query else []
+            query = facts.target.query
+            possible = query and (self.name in query or "%" in query or "+" in query)
+            return list(_in_query(self, facts)) if possible else []
         return list(_in_cookies(self, facts))
 
     def __hash__(self) -> int:

@@ -24,7 +24,7 @@ from ._locate import Location, Place, without_parameters
 from ._requirement import walk_as_istio
 from ._rule import Rule, Trigger
 
-__all__ = ["CompiledRequestAuthentication", "TokenResult", "compile_request_authentication"]
+__all__ = ["CompiledRequestAuthentication", "TokenResult", "compile_request_authentication", "is_preflight_head"]
 
 
 @quick
@@ -57,6 +57,7 @@ class TokenResult:
 _NOTHING: Final = TokenResult()
 _HEADER: Final = Place.HEADER
 _PARAMETER: Final = Place.PARAMETER
+_PREFLIGHT: Final = "OPTIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,12 @@ class CompiledRequestAuthentication:
     sources: tuple[KeySource, ...]
     istio: bool = False
     _has_triggers: bool = field(default=False, init=False, repr=False, compare=False)
+    _parameters: tuple[Location, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_has_triggers", any(rule.trigger for rule in self.rules))
+        places = dict.fromkeys(location for rule in self.rules for location in rule.locations)
+        object.__setattr__(self, "_parameters", tuple(place for place in places if place.place is _PARAMETER))
 
     def authenticate(
         self, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool = True
@@ -115,6 +119,27 @@ class CompiledRequestAuthentication:
         except TokenError as error:
             return TokenResult(error=error, remove_headers=stripped)
 
+    def situation(self, facts: RequestFacts, *, preflight: bool) -> tuple[bool, ...] | None:
+        """What a request line has to do with the answer of :meth:`authenticate`, given the header lines.
+
+        Args:
+            facts: the request; its headers are not looked at.
+            preflight: whether they are those of a CORS preflight, whose method then counts.
+
+        Returns:
+            Equal for two requests with the same header lines if the answer is; None where the query may hold a token.
+        """
+        if facts.target.query and self._has_tokens(facts):
+            return None
+        asked = preflight and facts.method == _PREFLIGHT
+        if not self._has_triggers:
+            return (asked,)
+        return (asked, *(rule.trigger.fires(facts.target.readings) for rule in self.rules if rule.trigger))
+
+    def _has_tokens(self, facts: RequestFacts) -> bool:
+        """Whether the query may hold a token."""
+        return any(location.find(facts) for location in self._parameters)
+
     @property
     def token_headers(self) -> frozenset[str]:
         """The headers in which a token may stand, lower case."""
@@ -133,8 +158,7 @@ class CompiledRequestAuthentication:
         """
         if not self.rules:
             return -math.inf, math.inf
-        places = (location for rule in self.rules for location in rule.locations)
-        if self.istio or any(location.place is Place.PARAMETER and location.find(facts) for location in places):
+        if self.istio or self._has_tokens(facts):
             return None
         try:
             accepted = [] if _is_preflight(facts) else self._verify(facts, keys, now, ask=False)
@@ -273,9 +297,10 @@ def _edited(facts: RequestFacts, removed: Sequence[str], added: Sequence[tuple[s
 
 
 def _is_preflight(facts: RequestFacts) -> bool:
+    return facts.method == _PREFLIGHT and is_preflight_head(facts)
+
+
+def is_preflight_head(facts: RequestFacts) -> bool:
+    """Whether a request's headers are those of a CORS preflight, which it is if its method is OPTIONS."""
     headers = facts.headers
-    return (
-        facts.method == "OPTIONS"
-        and any(headers.get("origin", ()))
-        and any(headers.get("access-control-request-method", ()))
-    )
+    return any(headers.get("origin", ())) and any(headers.get("access-control-request-method", ()))

@@ -172,6 +172,10 @@ class Mesh:
         except (TypeError, ValueError):
             return None  # neither text nor bytes: judging it says what that means
 
+    def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
+        """Decide by the request line alone, whose caller is known: see :meth:`meshsec.WorkloadPolicy.judge_line`."""
+        return self._driver.judge_line(request, wanted)
+
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
         self.start()

@@ -31,6 +31,10 @@ class Enforcer(Protocol):
         """What is remembered of a request before it is even read; where nothing ever is, None."""
         ...
 
+    def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
+        """Decide about a request of a known caller; None where it takes all of the request."""
+        ...
+
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Decide in this thread; may wait for one fetch of keys. What is ``wanted`` may be remembered."""
         ...

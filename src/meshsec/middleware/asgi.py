@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._values import quick
 from ..attributes import AuthContext, Connection, HttpRequest
-from ..policy import Remembered, RequestLine
+from ..policy import Remembered, RequestLine, Wanted
 from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
@@ -67,30 +67,34 @@ class MeshMiddleware:
         connection = self.mesh.connection(transport)
         names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
         found = self.mesh.recall(connection, _line_of(scope), names, values)
+        request: HttpRequest | None = None
+        if isinstance(found, Wanted) and found.caller is not None:
+            request = _read(scope, (), (), tls=connection.tls)
+            found = self.mesh.judge_line(request, found) or found
         if isinstance(found, Remembered):
-            prepared: _Prepared | None = found.prepared
-            if prepared is None:
-                request = _read(scope, names, values, tls=connection.tls)
-                prepared = found.prepared = _Prepared.of(found.context, scope, request, names)
-            context = found.told(values)
+            context, prepared = found.told(values), found.prepared
         else:
-            request = _read(scope, names, values, tls=connection.tls)
+            request, prepared = _read(scope, names, values, tls=connection.tls), None
             judged = self.mesh.judge_soon(connection, request, found)
             context = judged if isinstance(judged, AuthContext) else await judged
-            if not context.decision.allowed:
-                await self._refuse(context, connection, request, (scope, receive, send))
-                return
+        if not context.decision.allowed:
+            await self._refuse(context, connection, (scope, receive, send))
+            return
+        if prepared is None:
+            request = request or _read(scope, (), (), tls=connection.tls)
             prepared = _Prepared.of(context, scope, request, names)
+            if isinstance(found, Remembered):
+                found.prepared = prepared
         before = CURRENT.set(context)
         try:
             await self.app(prepared.applied(scope, context, transport), receive, prepared.adding(send))
         finally:
             CURRENT.reset(before)
 
-    async def _refuse(
-        self, context: AuthContext, connection: Connection, request: HttpRequest, call: tuple[Scope, Receive, Send]
-    ) -> None:
+    async def _refuse(self, context: AuthContext, connection: Connection, call: tuple[Scope, Receive, Send]) -> None:
         scope, receive, send = call
+        names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
+        request = _read(scope, names, values, tls=connection.tls)
         log_refusal(context, connection, request)
         content_type = next((value for name, value in request.headers if name == "content-type"), "")
         accept = ",".join(value for name, value in request.headers if name == "accept")
@@ -177,8 +181,10 @@ def _of_extension(scope: Scope) -> Transport | None:
 
 def _read(scope: Scope, names: _HeaderNames, values: Sequence[bytes], *, tls: bool | None) -> HttpRequest:
     kind = scope["type"]
-    headers = tuple(zip(_decoded(names), [value.decode("latin-1") for value in values]))  # noqa: B905 - pairs
     scheme = scope.get("scheme", "") if tls is None else (_SECURE[kind] if tls else _PLAIN[kind])
+    headers: Sequence[tuple[str, str]] = ()
+    if names:
+        headers = tuple(zip(_decoded(names), [value.decode("latin-1") for value in values]))  # noqa: B905 - pairs
     mount = scope.get("root_path", "")
     # The Host line is among the headers; servers put :authority there, too.
     return HttpRequest(

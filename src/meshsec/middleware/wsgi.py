@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..attributes import AuthContext, HttpRequest
 from ..decision import Edits
-from ..policy import Remembered
+from ..policy import Remembered, Wanted
 from ._current import CURRENT
 from ._enforcer import Enforcer
 from ._log import log_refusal
@@ -58,13 +58,15 @@ class MeshMiddleware:
         headers = tuple(_headers(environ))
         names, values = zip(*headers, strict=True) if headers else ((), ())
         found = self.mesh.recall(connection, tuple(map(environ.get, _LINE)), names, values)
-        if isinstance(found, Remembered):
-            if found.prepared is None:
-                request = _read(environ, headers, tls=connection.tls)
-                found.prepared = request.scheme, request.target
+        if isinstance(found, Remembered) and found.prepared is not None:
             return self._passed(environ, start_response, found.told(values), *found.prepared)
         request = _read(environ, headers, tls=connection.tls)
-        context = self.mesh.judge(connection, request, found)
+        if isinstance(found, Wanted) and found.caller is not None:
+            found = self.mesh.judge_line(request, found) or found
+        if isinstance(found, Remembered):
+            context, found.prepared = found.told(values), (request.scheme, request.target)
+        else:
+            context = self.mesh.judge(connection, request, found)
         if context.decision.allowed:
             return self._passed(environ, start_response, context, request.scheme, request.target)
         log_refusal(context, connection, request)

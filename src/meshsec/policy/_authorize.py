@@ -5,10 +5,9 @@ Must not know: how a token or a peer was verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 from ..attributes import Attributes, Bound, Connection, HttpRequest, RequestFacts, RequestPrincipal
@@ -17,7 +16,7 @@ from ..authz import CompiledAuthorization, Verdict
 from ..decision import Decision, Edits, Outcome
 from ._decisions import by_verdict, strictest
 
-__all__ = ["authorize", "lasting"]
+__all__ = ["authorize"]
 
 _DENIED: Final = "RBAC: access denied"
 
@@ -40,17 +39,6 @@ def authorize(
         return by_verdict(verdict, Outcome.ALLOW, "", details)
     edits = Edits(None if raw == request.target else raw, token.remove_headers, token.add_headers)
     return by_verdict(verdict, Outcome.ALLOW, "", details, edits)
-
-
-def lasting(decision: Decision, headers: Collection[str]) -> Decision:
-    """The same, its explanation holding no headers of the request but these: those that rules look at."""
-    details = decision._details
-    if not isinstance(details, partial):
-        return decision
-    attributes: Attributes = details.args[0]
-    kept = {name: lines for name, lines in attributes.facts.headers.items() if name in headers}
-    facts = replace(attributes.facts, headers=MappingProxyType(kept))
-    return replace(decision, _details=partial(details.func, replace(attributes, facts=facts)))
 
 
 def _verdict(

@@ -1,9 +1,9 @@
-"""Requests that were allowed a moment ago, so that the next one like it need not be judged again.
+"""Callers and decisions of a moment ago, so that the next request like theirs need not be judged again.
 
-Like it is a request from which nothing tells the earlier one apart that a decision depends on: the same facts of the
-connection, the same request line and mount, the same header names in the same order, and the same values of those
-headers that say the host, hold a token or that a rule looks at. The other values are only looked through for control
-characters, so that a new ``x-request-id`` with every request does no harm.
+A *caller* is all that the connection and the header lines say: the same facts of the connection, the same header
+names in the same order, and the same values of those headers that say the host, hold a token or that a rule looks at.
+The other values are only looked through for control characters, so that a new ``x-request-id`` with every request
+does no harm. Of a caller who is known, only the request line is judged; of a line that was allowed before, nothing.
 
 A memo belongs to one policy, and what it holds to one snapshot of the keys; both are compared by identity. An entry
 holds as long as the tokens and the peer's certificate that it was made of. Of what may hold a token there is only a
@@ -13,30 +13,32 @@ digest in it, which means nothing to another process. This file must not know ho
 from __future__ import annotations
 
 import marshal
-import secrets
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from operator import itemgetter
 from typing import Any, Final
 
-from ..attributes import AuthContext, Connection, HttpRequest, are_clean_values
-from ..authn import KeySnapshot, secret_digest
+from .._generations import Generations
+from .._values import quick
+from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts, are_clean_values
+from ..authn import KeySnapshot, TokenResult, secret_digest
 
-__all__ = ["DecisionMemo", "Remembered", "RequestLine", "Wanted", "find_token"]
+__all__ = ["Caller", "DecisionMemo", "Remembered", "RequestLine", "Standing", "Wanted", "find_token"]
 
 _MOST: Final = 1024  # of each generation; an entry takes about 2 KiB
 _MOST_SHAPES: Final = 256  # of each generation
+_MOST_STANDINGS: Final = 8  # of one caller
 _LONGEST_LINE: Final = 2048  # characters of a request line, and of all header names, that are worth their place
-_LONGEST_VALUES: Final = 4096  # bytes of the values that may hold a token, and characters of the others that count
-_PATIENCE: Final = 256  # requests in a row that were not found
+_LONGEST_VALUES: Final = 8192  # of the values that count
+_PATIENCE: Final = 256  # requests in a row whose caller was not found
 _EVERY: Final = 8  # where none is ever found, only one of so many is looked for
 _PLAIN: Final = 2  # marshal's last version without references: equal values give equal bytes, and others never do
 
 RequestLine = tuple[str | bytes | None, ...]
 """Whatever else a request is read from: method, target, scheme, mount, as the server hands them over."""
 
-_salt: Final = secrets.token_bytes(32)
+TokenAt = tuple[int, int, int]
+"""The header line where a token stands, and from where to where."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,14 +47,14 @@ class Remembered:
 
     Attributes:
         context: what was decided, and who called; without the token.
-        token_at: the header line where the token stands, and from where to where; None where there is none.
+        token_at: where the token stands; None where there is none.
         begins: the first moment at which it holds.
         until: the first at which it does no longer.
         prepared: whatever an adapter makes of it, to make it once.
     """
 
     context: AuthContext
-    token_at: tuple[int, int, int] | None
+    token_at: TokenAt | None
     begins: float
     until: float
     prepared: Any = field(default=None, repr=False)
@@ -69,18 +71,76 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a caller's tokens came to.
+
+    Attributes:
+        token: the end user, and the edits.
+        headers: as the rules see them, and only those that they look at.
+        token_at: where the principal's token stands.
+        begins: the first moment at which all this holds.
+        until: the first at which it does no longer.
+    """
+
+    token: TokenResult
+    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
+    token_at: TokenAt | None
+    begins: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Caller:
+    """What can be said of a request before its line is read.
+
+    Attributes:
+        connection: as it was judged.
+        facts: of the first request; without headers.
+        preflight: whether the headers are those of a CORS preflight.
+        standings: by what a request line has to do with the tokens.
+    """
+
+    connection: Connection
+    facts: RequestFacts
+    preflight: bool
+    standings: dict[tuple[bool, ...], Standing] = field(default_factory=dict)
+
+    def keep(self, situation: tuple[bool, ...], standing: Standing) -> None:
+        """In place of what was known there."""
+        if situation in self.standings or len(self.standings) < _MOST_STANDINGS:
+            self.standings[situation] = standing
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request that came before and was not remembered: its decision has a place.
+    """A request whose caller came before, or is known: what is found out about it has a place.
 
     Attributes:
         memo: whose place it is.
-        key: the place.
+        key: the caller's.
+        line: the request line.
         counting: for each header line, whether its value counts.
+        caller: None: not known yet.
+        entries: where all of this is found.
     """
 
     memo: DecisionMemo
     key: _Key = field(repr=False)
+    line: RequestLine = field(repr=False)
     counting: tuple[bool, ...] = field(repr=False)
+    caller: Caller | None
+    entries: _Entries = field(repr=False)
+
+    def meet(self, caller: Caller) -> None:
+        """Know a caller, who was judged with the same keys, by nothing but :meth:`reduced`."""
+        self.entries.callers.keep(self.key, caller)
+
+    def add(self, decided: Remembered) -> None:
+        """Remember what was decided by the request line of a known caller, if it was asked for before."""
+        place = (self.caller, self.line)
+        if not self.entries.decisions.is_new(place) and _length(self.line) <= _LONGEST_LINE:
+            self.entries.decisions.keep(place, decided)
 
     def reduced(self, request: HttpRequest) -> HttpRequest:
         """The request, of its header values only those that count."""
@@ -92,80 +152,62 @@ _Key = tuple[Hashable, ...]
 _Values = Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Shape:
     """The header names of a request, in their order, and what becomes of the values behind them.
 
     Attributes:
-        mark: the names, in short.
         counting: for each line, whether its value counts.
-        secret: those that may hold a token, as bytes that no other such values have.
-        plain: the others that count.
-        rest: those that do not, joined.
+        secret: of the values those that may hold a token: one, or several; None where there is none.
+        digest: what stands for them.
+        plain: the others that count; None where there are none.
+        rest: those that do not; None where there are none.
+        are_clean: whether the rest may be in a request at all.
     """
 
-    mark: bytes
     counting: tuple[bool, ...]
-    secret: Callable[[_Values], bytes]
-    plain: Callable[[_Values], _Values]
-    rest: Callable[[_Values], bytes]
+    secret: Callable[[_Values], Any] | None
+    digest: Callable[[Any], Hashable]
+    plain: Callable[[_Values], _Values] | None
+    rest: Callable[[_Values], _Values] | None
+    are_clean: Callable[[_Values], bool]
 
     @classmethod
     def of(cls, names: tuple[Any, ...], plain: Collection[str], secret: Collection[str]) -> _Shape:
-        encode: Callable[[Any], bytes] = _as_it_is if isinstance(names[0], bytes) else _encoded
-        lower = [name.decode("latin-1").lower() if isinstance(name, bytes) else name.lower() for name in names]
+        text = isinstance(names[0], str)
+        lower = [name.lower() if text else name.decode("latin-1").lower() for name in names]
         secrets_at = [index for index, name in enumerate(lower) if name in secret]
         plain_at = [index for index, name in enumerate(lower) if name in plain and name not in secret]
         counted = {*secrets_at, *plain_at}
         counting = tuple(index in counted for index in range(len(names)))
-        rest = _picker([index for index, counts in enumerate(counting) if not counts])
-        empty: Any = names[0][:0]
         return cls(
-            sha256(_salt + marshal.dumps(names, _PLAIN)).digest(),
             counting,
-            _secret(secrets_at, encode),
-            _picker(plain_at),
-            lambda values: encode(empty.join(rest(values))),
+            itemgetter(*secrets_at) if secrets_at else None,
+            _DIGESTS[text, len(secrets_at) > 1],
+            _several(plain_at),
+            _several([index for index, counts in enumerate(counting) if not counts]),
+            _are_clean_texts if text else _are_clean_bytes,
         )
 
+    def length(self, values: _Values) -> int:
+        """Of the values that count."""
+        return sum(len(value) for value, counts in zip(values, self.counting, strict=True) if counts)
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entries:
-    """What was decided with one snapshot of the keys. When the young generation is full, the old one is forgotten."""
+    """What was found out with one snapshot of the keys."""
 
     keys: KeySnapshot
-    young: dict[_Key, Remembered] = field(default_factory=dict)
-    old: Mapping[_Key, Remembered] = field(default_factory=dict)
-    seen: set[int] = field(default_factory=set)
-
-    def find_old(self, key: _Key) -> Remembered | None:
-        """One that has not been asked for since it was old, and is young again for it."""
-        entry = self.old.get(key)
-        if entry is not None:
-            self.keep(key, entry)
-        return entry
-
-    def keep(self, key: _Key, entry: Remembered) -> None:
-        if len(self.young) >= _MOST:
-            self.old, self.young = self.young, {}
-        self.young[key] = entry
-
-    def is_new(self, key: _Key) -> bool:
-        """Whether it is asked for the first time, as far as anybody remembers."""
-        mark = hash(key)
-        if mark in self.seen:
-            return False
-        if len(self.seen) >= 4 * _MOST:
-            self.seen = set()
-        self.seen.add(mark)
-        return True
+    callers: Generations[_Key, Caller] = field(default_factory=lambda: Generations(_MOST))
+    decisions: Generations[_Key, Remembered] = field(default_factory=lambda: Generations(_MOST))
 
 
 class DecisionMemo:
-    """What one policy allowed. Safe to share between threads.
+    """Whom one policy knows, and what it allowed. Safe to share between threads.
 
     Only what was allowed gets in, and only when it comes a second time, so that requests that come once, or may not
-    pass, push nothing out. Where nothing is ever found, it is seldom looked for.
+    pass, push nothing out. Where nobody is ever found, it is seldom looked for.
 
     Args:
         plain: the headers whose values count, lower case.
@@ -174,8 +216,7 @@ class DecisionMemo:
 
     def __init__(self, plain: Collection[str], secret: Collection[str]) -> None:
         self.plain, self.secret = frozenset(plain), frozenset(secret)
-        self._shapes: dict[tuple[Any, ...], _Shape] = {}
-        self._old_shapes: Mapping[tuple[Any, ...], _Shape] = {}
+        self._shapes: Generations[tuple[Any, ...], _Shape] = Generations(_MOST_SHAPES)
         self._entries = _Entries({})
         self._missed = 0
 
@@ -205,42 +246,41 @@ class DecisionMemo:
             TypeError, ValueError: something is neither text nor bytes.
         """
         missed = self._missed = self._missed + 1
-        if missed > _PATIENCE and missed % _EVERY:
+        if not names or (missed > _PATIENCE and missed % _EVERY):
             return None
-        if not names:
+        shape = self._shapes.young.get(names) or self._shape(names)
+        secret, plain, rest = shape.secret, shape.plain, shape.rest
+        if rest is not None and not shape.are_clean(rest(values)):
             return None
-        shape = self._shapes.get(names) or self._shape(names)
-        if not are_clean_values(shape.rest(values)):
-            return None
-        secret = shape.secret(values)
-        key = (secret_digest(secret), connection.fingerprint, shape.mark, shape.plain(values), line)
+        token = None if secret is None else shape.digest(secret(values))
+        key = (token, connection.fingerprint, shape, None if plain is None else plain(values))
         entries = self._entries
         if entries.keys is not keys:
             entries = self._entries = _Entries(keys)
-        entry = entries.young.get(key) or entries.find_old(key)
-        if entry is not None and entry.begins <= now < entry.until:
-            self._missed = 0
-            return entry
-        if len(secret) > _LONGEST_VALUES or _length(line) > _LONGEST_LINE or _length(key[3]) > _LONGEST_VALUES:
-            return None
-        return None if entries.is_new(key) else Wanted(self, key, shape.counting)
+        caller = entries.callers.young.get(key) or entries.callers.find(key)
+        if caller is None:
+            return self._new(key, line, shape, values, entries)
+        self._missed = 0
+        place = (caller, line)
+        found = entries.decisions.young.get(place) or entries.decisions.find(place)
+        if found is not None and found.begins <= now < found.until:
+            return found
+        return Wanted(self, key, line, shape.counting, caller, entries)
 
-    def add(self, wanted: Wanted, entry: Remembered, keys: KeySnapshot) -> None:
-        """Remember a decision that was made with these keys, of nothing but :meth:`Wanted.reduced`."""
-        entries = self._entries
-        if entries.keys is keys:
-            entries.keep(wanted.key, entry)
+    def _new(self, key: _Key, line: RequestLine, shape: _Shape, values: _Values, entries: _Entries) -> Wanted | None:
+        long = shape.length(values) > _LONGEST_VALUES
+        return None if long or entries.callers.is_new(key) else Wanted(self, key, line, shape.counting, None, entries)
 
     def _shape(self, names: tuple[Any, ...]) -> _Shape:
-        shape = self._old_shapes.get(names) or _Shape.of(names, self.plain, self.secret)
-        if _length(names) <= _LONGEST_LINE:
-            if len(self._shapes) >= _MOST_SHAPES:
-                self._old_shapes, self._shapes = self._shapes, {}
-            self._shapes[names] = shape
+        shape = self._shapes.find(names)
+        if shape is None:
+            shape = _Shape.of(names, self.plain, self.secret)
+            if _length(names) <= _LONGEST_LINE:
+                self._shapes.keep(names, shape)
         return shape
 
 
-def find_token(token: str, lines: Iterable[tuple[str, str]]) -> tuple[int, int, int] | None:
+def find_token(token: str, lines: Iterable[tuple[str, str]]) -> TokenAt | None:
     """The first place in header values where a text stands."""
     for line, (_, value) in enumerate(lines):
         start = value.find(token)
@@ -253,28 +293,23 @@ def _length(parts: Iterable[Any]) -> int:
     return sum(len(part) for part in parts if part)
 
 
-def _picker(indexes: Sequence[int]) -> Callable[[_Values], _Values]:
-    """Some of the values, in their order, always as a tuple."""
-    if len(indexes) > 1:
-        return itemgetter(*indexes)
-    start, stop = (indexes[0], indexes[0] + 1) if indexes else (0, 0)
-    return lambda values: values[start:stop]
+def _several(indexes: Sequence[int]) -> Callable[[_Values], _Values] | None:
+    """Some of the values as a tuple; where there is but one, it is there twice, so that no code of ours is needed."""
+    return itemgetter(*indexes, *indexes[:1]) if indexes else None
 
 
-def _secret(indexes: Sequence[int], encode: Callable[[Any], bytes]) -> Callable[[_Values], bytes]:
-    """The one value there is, as nearly always; of several, bytes that tell where one ends."""
-    if not indexes:
-        return lambda _: b""
-    if len(indexes) == 1:
-        (only,) = indexes
-        return lambda values: encode(values[only])
-    several = itemgetter(*indexes)
-    return lambda values: marshal.dumps(tuple(map(encode, several(values))), _PLAIN)
+def _are_clean_bytes(values: _Values) -> bool:
+    return are_clean_values(b"".join(values))
 
 
-def _as_it_is(value: bytes) -> bytes:
-    return value
+def _are_clean_texts(values: _Values) -> bool:
+    return are_clean_values("".join(values).encode("latin-1"))
 
 
-def _encoded(value: str) -> bytes:
-    return value.encode("latin-1")
+# By whether values are text, and whether there are several: then the bytes tell where one ends and the next begins.
+_DIGESTS: Final[Mapping[tuple[bool, bool], Callable[[Any], Hashable]]] = {
+    (False, False): secret_digest,
+    (False, True): lambda values: secret_digest(marshal.dumps(values, _PLAIN)),
+    (True, False): lambda value: secret_digest(value.encode("latin-1")),
+    (True, True): lambda values: secret_digest(marshal.dumps(values, _PLAIN)),
+}

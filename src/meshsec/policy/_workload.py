@@ -5,20 +5,16 @@ This file must not know what a decision looks like to another enforcer: ``_envoy
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
-from urllib.parse import unquote_to_bytes
 
 from ..attributes import (
     AuthContext,
     Connection,
     HttpRequest,
-    Refusal,
     RequestFacts,
     RequestPrincipal,
-    read_request,
 )
 from ..authn import (
     CompiledLegacy,
@@ -35,7 +31,7 @@ from ..authn import (
     compile_request_authentication,
 )
 from ..authz import NO_CUSTOM, CompiledAuthorization, CompiledCustom, compile_authorization, compile_custom
-from ..decision import Decision, Reason
+from ..decision import Decision
 from ..errors import ConfigError, TokenError
 from ..resources import (
     Action,
@@ -46,11 +42,13 @@ from ..resources import (
     Resource,
     Workload,
 )
-from ._authorize import authorize, lasting
+from ._authorize import authorize
+from ._callers import Callers
 from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
-from ._decisions import bad_request, legacy_refusal, token_refusal
+from ._decisions import legacy_refusal, token_refusal
 from ._envoy import envoy_config
-from ._memo import DecisionMemo, Remembered, Wanted, find_token
+from ._form import Form
+from ._memo import DecisionMemo, Remembered, Wanted
 from ._metadata import ResourceMetadata
 from ._peer import refuse_peer
 from ._select import refuse_both, refuse_root_selectors, select
@@ -97,8 +95,12 @@ class WorkloadPolicy:
     reserved: frozenset[str] = frozenset()
     metadata: ResourceMetadata | None = None
     memo: DecisionMemo | None = field(default=None, init=False, repr=False, compare=False)
+    _form: Form = field(init=False, repr=False, compare=False)
+    _callers: Callers | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        form = Form(self.config, self.metadata)
+        object.__setattr__(self, "_form", form)
         tokens, rules = self.tokens.token_headers, self.rules.headers
         asked = self.custom.policies or self.legacy is not None or self.config.forwarded_identity is not None
         # A rule that looks at what may hold a token would have it remembered with the explanation.
@@ -106,7 +108,9 @@ class WorkloadPolicy:
             proxies = _PROXIES if self.config.num_trusted_proxies else frozenset[str]()
             # Authorization counts whoever reads it: two lines that a WSGI server has joined are refused.
             secret = tokens | {"authorization"}
-            object.__setattr__(self, "memo", DecisionMemo(_ALWAYS_READ | proxies | rules, secret))
+            memo = DecisionMemo(_ALWAYS_READ | proxies | rules, secret)
+            object.__setattr__(self, "memo", memo)
+            object.__setattr__(self, "_callers", Callers(memo, form, self.tokens, self.rules))
 
     @classmethod
     def compile(cls, resources: Iterable[Resource], workload: Workload, config: MeshConfig | None = None) -> Self:
@@ -233,17 +237,9 @@ class WorkloadPolicy:
         refused = refuse_peer(self.modes, self.trust_domains, connection, now)
         if refused is not None:
             return AuthContext(None, None, refused)
-        config = self.config
-        facts = read_request(
-            request, config.path_normalization, config.ambiguous_paths, compatibility=config.compatibility
-        )
-        if isinstance(facts, Refusal):
-            return AuthContext(connection.peer, None, bad_request(facts))
-        if request.mount and not _inside(facts.target.path, request.mount):
-            outside = Refusal(Reason.TARGET_OUTSIDE_MOUNT, "the path leaves its mount")
-            return AuthContext(connection.peer, None, bad_request(outside))
-        if self.metadata is not None and self.metadata.is_meant(facts):
-            return AuthContext(connection.peer, None, self.metadata.decision)
+        facts = self._form.read(request)
+        if isinstance(facts, Decision):
+            return AuthContext(connection.peer, None, facts)
         if not self.custom.policies:
             return self._judge_checked(connection, request, facts, keys, now=now, ask=not answers)
         passed = check(self.custom, self.reserved, connection, facts, answers)
@@ -255,6 +251,19 @@ class WorkloadPolicy:
         found = self._judge_checked(connection, request, passed.facts, keys, now=now, ask=ask)
         return found if isinstance(found, NeedKeys) else passed.completed(found)
 
+    def judge_line(self, wanted: Wanted, request: HttpRequest, *, now: float) -> Remembered | None:
+        """Judge a request whose caller is known; remember what is allowed when it comes again.
+
+        Args:
+            wanted: the caller, and where the decision belongs.
+            request: the head as it came from the wire; its header lines are not looked at, and need not be there.
+            now: wall clock, POSIX seconds.
+
+        Returns:
+            What :meth:`judge` would say; None where it takes the whole request to say that.
+        """
+        return None if self._callers is None else self._callers.judge_line(wanted, request, now)
+
     def remember(
         self,
         wanted: Wanted,
@@ -265,10 +274,10 @@ class WorkloadPolicy:
         *,
         now: float,
     ) -> None:
-        """Remember what was just decided, if it may be.
+        """Remember who called, if that may be remembered of a request that was just let pass.
 
-        What is remembered is judged once more, of nothing but what it will be found by: whatever else had a part in
-        the decision, such a decision is not remembered.
+        The request is judged once more, of nothing but what its caller will be found by: where anything else had a
+        part in the decision, nobody is remembered.
 
         Args:
             wanted: where it belongs.
@@ -278,25 +287,8 @@ class WorkloadPolicy:
             keys: the same snapshot.
             now: the same moment.
         """
-        memo = self.memo
-        if memo is None or wanted.memo is not memo or not context.decision.allowed:
-            return
-        request = wanted.reduced(request)
-        config = self.config
-        facts = read_request(
-            request, config.path_normalization, config.ambiguous_paths, compatibility=config.compatibility
-        )
-        window = None if isinstance(facts, Refusal) else self.tokens.window(facts, keys, now)
-        again = self.judge(connection, request, keys, now=now)
-        if window is None or again != context or not isinstance(again, AuthContext):
-            return
-        place = find_token(again.token, request.headers) if again.token else None
-        if again.token and place is None:
-            return
-        peer = connection.peer
-        ends = math.inf if peer is None or peer.not_after is None else peer.not_after
-        kept = replace(again, decision=lasting(again.decision, self.rules.headers), token=None)
-        memo.add(wanted, Remembered(kept, place, window[0], min(window[1], ends)), keys)
+        if self._callers is not None:
+            self._callers.remember(wanted, context, connection, request, keys, now)
 
     def _judge_checked(
         self,
@@ -317,8 +309,7 @@ class WorkloadPolicy:
         if error is not None:
             return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         decision = authorize(self.rules, connection, request, facts, token)
-        metadata_url = None if self.metadata is None else self.metadata.url
-        return AuthContext(connection.peer, token.principal, decision, token.text, metadata_url)
+        return AuthContext(connection.peer, token.principal, decision, token.text, self._form.metadata_url)
 
     def _judge_legacy(
         self,
@@ -342,8 +333,7 @@ class WorkloadPolicy:
             return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         known = replace(connection, peer=found.peer)
         decision = authorize(self.rules, known, request, facts, TokenResult(found.judged), found.bound)
-        metadata_url = None if self.metadata is None else self.metadata.url
-        return AuthContext(found.peer, found.principal, decision, metadata_url=metadata_url)
+        return AuthContext(found.peer, found.principal, decision, metadata_url=self._form.metadata_url)
 
     def _binding_error(
         self, principals: Iterable[RequestPrincipal | None], connection: Connection
@@ -362,10 +352,3 @@ def _compile_tokens(requests: Sequence[RequestAuthentication], config: MeshConfi
     return compile_request_authentication(
         requests, compatibility=config.compatibility, token_cache=config.keys.token_cache, own=config.issuers
     )
-
-
-def _inside(path: str, mount: str) -> bool:
-    """Whether the application that is mounted at ``mount`` would be reached by the normalized path."""
-    decoded = unquote_to_bytes(path).decode("latin-1")
-    prefix = mount.rstrip("/")
-    return decoded == prefix or decoded.startswith(prefix + "/")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..attributes import AuthContext, Connection, HttpRequest
 from ..decision import Decision, Outcome, Reason
-from ..policy import CheckAnswer, NeedCheck, NeedKeys, Wanted, WorkloadPolicy
+from ..policy import CheckAnswer, NeedCheck, NeedKeys, Remembered, Wanted, WorkloadPolicy
 from ._check import Authorizers
 from ._keys import KeyStore
 from ._policies import PolicyKeeper, PolicyVersion
@@ -59,6 +59,14 @@ class Driver:
         version = self._policies.current
         found = self._ask(version.policy, connection, request, (), wanted)
         return found if isinstance(found, AuthContext) else self._answered(version, connection, request, found)
+
+    def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
+        """Judge a request of a known caller by its line; None where it takes all of it."""
+        try:
+            return self._policies.current.policy.judge_line(wanted, request, now=time.time())
+        except Exception:  # noqa: BLE001 - it is judged anew, behind a door that is as safe
+            _log.exception("a request of a known caller could not be judged by its line")
+            return None
 
     async def _answered(
         self, version: PolicyVersion, connection: Connection, request: HttpRequest, found: NeedKeys | NeedCheck

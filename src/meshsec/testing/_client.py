@@ -68,6 +68,9 @@ class StandIn:
     ) -> None:
         """Nothing: each of a test's requests is judged."""
 
+    def judge_line(self, request: HttpRequest, wanted: Wanted) -> None:
+        """Nothing: nobody is known."""
+
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:  # noqa: ARG002
         """By the policy in force now, with the keys and answers at hand."""
         answers: list[CheckAnswer] = []

@@ -1,0 +1,116 @@
+"""Who calls, told apart from what is asked: a request of a known caller is judged by its line alone.
+
+What is said here of a request is what judging all of it would say; where that cannot be told, all of it is to be
+judged. Must not know: how callers are found.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts
+from ..authn import CompiledRequestAuthentication, KeySnapshot, TokenResult, is_preflight_head
+from ..authz import CompiledAuthorization
+from ..decision import Decision
+from ._authorize import authorize
+from ._form import Form
+from ._memo import Caller, DecisionMemo, Remembered, Standing, Wanted, find_token
+
+__all__ = ["Callers"]
+
+_NO_HEADERS: Final = MappingProxyType[str, tuple[str, ...]]({})
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Gets to know callers, and judges what they ask for.
+
+    Attributes:
+        memo: where they are kept.
+        form: how requests are read.
+        tokens: RequestAuthentication.
+        rules: AuthorizationPolicy.
+    """
+
+    memo: DecisionMemo
+    form: Form
+    tokens: CompiledRequestAuthentication
+    rules: CompiledAuthorization
+
+    def judge_line(self, wanted: Wanted, request: HttpRequest, now: float) -> Remembered | None:
+        """See :meth:`WorkloadPolicy.judge_line`."""
+        caller = wanted.caller
+        if wanted.memo is not self.memo or caller is None or not now < _end(caller.connection):
+            return None
+        facts = self.form.read_line(caller.facts, request)
+        if facts is None:
+            return None
+        if isinstance(facts, Decision):
+            return Remembered(AuthContext(caller.connection.peer, None, facts), None, now, now)
+        situation = self.tokens.situation(facts, preflight=caller.preflight)
+        standing = None if situation is None else caller.standings.get(situation)
+        if standing is None or not standing.begins <= now < standing.until:
+            return None
+        context = self._judged(caller, standing, request, facts)
+        decided = Remembered(context, standing.token_at, standing.begins, standing.until)
+        if context.decision.allowed:
+            wanted.add(decided)
+        return decided
+
+    def remember(
+        self,
+        wanted: Wanted,
+        context: AuthContext,
+        connection: Connection,
+        request: HttpRequest,
+        keys: KeySnapshot,
+        now: float,
+    ) -> None:
+        """See :meth:`WorkloadPolicy.remember`."""
+        if wanted.memo is not self.memo or wanted.entries.keys is not keys or not context.decision.allowed:
+            return
+        request = wanted.reduced(request)
+        facts = self.form.read(request)
+        if isinstance(facts, Decision):
+            return
+        known = facts.with_headers(_NO_HEADERS)
+        caller = wanted.caller or Caller(connection, known, is_preflight_head(facts))
+        situation = self.tokens.situation(facts, preflight=caller.preflight)
+        standing = self._standing(connection, request, facts, keys, now)
+        if situation is None or standing is None:
+            return
+        # Whoever's decision something else had a part in is judged anew each time.
+        if self._judged(caller, standing, request, known) == context:
+            caller.keep(situation, standing)
+            wanted.meet(caller)
+
+    def _standing(
+        self, connection: Connection, request: HttpRequest, facts: RequestFacts, keys: KeySnapshot, now: float
+    ) -> Standing | None:
+        """What the tokens of a request come to, and how long; None where that may not be remembered."""
+        window = self.tokens.window(facts, keys, now)
+        token = None if window is None else self.tokens.authenticate(facts, keys, now=now, ask=False)
+        if window is None or not isinstance(token, TokenResult) or token.error is not None:
+            return None
+        place = find_token(token.text, request.headers) if token.text else None
+        if token.text and place is None:
+            return None
+        seen = (token.seen or facts).headers
+        headers = MappingProxyType({name: lines for name, lines in seen.items() if name in self.rules.headers})
+        kept = TokenResult(token.principal, None, token.remove_headers, token.add_headers)
+        return Standing(kept, headers, place, window[0], min(window[1], _end(connection)))
+
+    def _judged(self, caller: Caller, standing: Standing, request: HttpRequest, facts: RequestFacts) -> AuthContext:
+        """By the rules, of nothing but what is known."""
+        token, connection = standing.token, caller.connection
+        decision = authorize(self.rules, connection, request, facts.with_headers(standing.headers), token)
+        return AuthContext(connection.peer, token.principal, decision, None, self.form.metadata_url)
+
+
+def _end(connection: Connection) -> float:
+    """When the peer's certificate does; POSIX seconds."""
+    peer = connection.peer
+    return math.inf if peer is None or peer.not_after is None else peer.not_after
