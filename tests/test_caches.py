@@ -117,6 +117,8 @@ TOKENS: Final = {
     "of one certificate": _minted(KEY, cnf={"x5t#S256": _thumbprint("web")}),
     "for the shop": _minted(KEY, aud="shop"),
     "of the other": _minted(INLINE_KEY, iss=OTHER),
+    "of the other, not for long": _minted(INLINE_KEY, iss=OTHER, exp=NOW + 30),
+    "of the other, later": _minted(INLINE_KEY, iss=OTHER, nbf=NOW + 150),
     "of nobody": _minted(KEY)[:-8] + "AAAAAAAA",
     "junk": "junk",
 }
@@ -671,6 +673,18 @@ ENDS: Final[dict[str, tuple[str, Ask, list[_Step], _Step]]] = {
     "its key came and is gone": (_BY_USER, _ALICE, [("keys", "next"), ("keys", "both")], ("keys", "next")),
     "its token ends": (_BY_USER, _CAROL, [], ("clock", 100)),
     "its token is not yet good": (_BY_USER, _BOB, [("clock", 150)], ("clock", -100)),
+    "one of keys written down ends": (
+        written("the other alone", "", ("some user",)),
+        Ask((*BASES[0].headers, PLACES["own"](TOKENS["of the other, not for long"]))),
+        [],
+        ("clock", 100),
+    ),
+    "one of keys written down is not yet good": (
+        written("the other alone", "", ("some user",)),
+        Ask((*BASES[0].headers, PLACES["own"](TOKENS["of the other, later"]))),
+        [("clock", 150)],
+        ("clock", -100),
+    ),
     "its certificate ends": (_BY_PEER, Ask(connection="not for long"), [], ("clock", 250)),
     "its certificate is revoked": (_BY_PEER, Ask(connection="web"), [("lists", "nobody")], ("lists", "web")),
     "one shown is revoked": (_BY_PEER, Ask(connection="shown between"), [], ("lists", "between")),
