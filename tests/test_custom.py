@@ -300,6 +300,6 @@ def test_a_refusal_has_a_status_of_a_refusal(status: int) -> None:
 def test_answers_hide_what_they_carry() -> None:
     """Tokens are in there."""
     text = repr(passing("opa", ("authorization", "Bearer s3cret"))) + repr(
-        asked(compiled(CHECK_ALL), headers=[("a", "s3cret")])
+        asked(compiled(CHECK_ALL), headers=[("a", "s3cret")], target="/a?access_token=s3cret")
     )
     assert "s3cret" not in text

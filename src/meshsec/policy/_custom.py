@@ -51,7 +51,7 @@ class NeedCheck:
     policy: str
     rule: int
     method: str
-    target: str
+    target: str = field(repr=False)
     host: str | None
     headers: _Lines = field(repr=False)
     scheme: str
