@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Iterator
+from threading import Thread
 
 import aiohttp
 import httpx2
 import pytest
 import requests
+import websockets.sync.server
 
 from callers import CALLERS, Get
 from meshsec import Mesh, MeshConfig, Workload
@@ -199,6 +201,60 @@ def test_aiohttp_cannot_turn_the_check_off(place: Place) -> None:
 
     with pytest.raises(ValueError, match="always checked"):
         asyncio.run(get())
+
+
+def test_aiohttp_upgrades_websockets(place: Place) -> None:
+    """ws:// becomes wss:// to the service's endpoint."""
+    from meshsec.clients.aiohttp import MeshConnector
+
+    async def talk(mesh: Mesh) -> str:
+        session = aiohttp.ClientSession(connector=MeshConnector(mesh))
+        async with session, session.ws_connect("ws://reviews.prod/") as it:
+            return str(await it.receive_str())
+
+    context = place.world.mesh("reviews").server_context()
+    with websockets.sync.server.serve(lambda it: it.send("hello"), "127.0.0.1", 0, ssl=context) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert asyncio.run(talk(place.productpage(server.socket.getsockname()[1]))) == "hello"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("url", ["https://reviews.prod/x", "http://reviews.prod/x"])
+def test_aiohttps_middleware_may_send_a_request_again(place: Place, url: str) -> None:
+    """The request stays as it was asked, whatever was dialled."""
+    from meshsec.clients.aiohttp import MeshConnector
+
+    async def twice(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        asked = request.url
+        await (await handler(request)).read()
+        assert request.url == asked
+        return await handler(request)
+
+    async def get(mesh: Mesh) -> tuple[int, str]:
+        async with (
+            aiohttp.ClientSession(connector=MeshConnector(mesh), middlewares=[twice]) as session,
+            session.get(url) as response,
+        ):
+            return response.status, await response.text()
+
+    with serve(place.world.mesh("reviews").server_context()) as server:
+        assert asyncio.run(get(place.productpage(server.server_port))) == (200, "reviews.prod")
+    assert server.requests == ["/x", "/x"]
+
+
+def test_aiohttps_own_options_take_no_context(place: Place) -> None:
+    """Who answers is checked by the mesh."""
+    from meshsec.clients.aiohttp import MeshConnector
+
+    async def make() -> None:
+        MeshConnector(place.productpage(place.honest), ssl=False)
+
+    with pytest.raises(TypeError, match="ssl"):
+        asyncio.run(make())
 
 
 @CLIENTS

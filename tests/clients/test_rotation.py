@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
+from aiohttp.connector import Connection
 
 from live import FULL, TIMEOUT
 from meshsec import Mesh, MeshConfig, Workload
@@ -218,6 +220,42 @@ def test_a_response_under_way_is_not_cut_off(server, world: World) -> None:  # t
         client.get(URL)
         assert transport._pools.take_closable() == []
         assert response.read() == b"reviews.prod"
+
+
+def test_what_aiohttp_retires_ends(server, world: World) -> None:  # type: ignore[no-untyped-def]
+    """An idle connection at once; one in use, and one that is being made, after their response."""
+    place = Place(server.server_port, world)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with of_aiohttp.MeshConnector(place.mesh, keepalive_timeout=None) as connector:
+
+            async def connect() -> Connection:
+                request = aiohttp.ClientRequest("GET", aiohttp.client.URL(URL), loop=loop)
+                return await connector.connect(request, [], aiohttp.ClientTimeout())
+
+            idle, used = await connect(), await connect()
+            kept: Any = idle.protocol
+            busy: Any = used.protocol
+            idle.release()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(connector, "_get", nothing_idle)
+                coming = asyncio.create_task(connect())
+                await asyncio.sleep(0)
+                place.renew()
+                new = await connect()
+            assert (kept.is_connected(), busy.is_connected()) == (False, True)
+            late = await coming
+            protocols: list[Any] = [one.protocol for one in (used, late, new)]
+            for connection in (used, late, new):
+                connection.release()
+            assert [one.is_connected() for one in protocols] == [False, False, True]
+
+    asyncio.run(run())
+
+
+async def nothing_idle(*_: object) -> None:
+    """Every request needs another connection."""
 
 
 class Clock:

@@ -114,6 +114,9 @@ class ServicePools(Generic[Pool]):
         max_age: after how many seconds a pool is replaced.
         tokens: by service, the token that its requests carry.
         clock: seconds that never go back.
+
+    Attributes:
+        has_tokens: whether any service is listed for one.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class ServicePools(Generic[Pool]):
         self._max_age = max_age
         self._clock = clock
         self._tokens = {host_key(host): source for host, source in (tokens or {}).items()}
+        self.has_tokens = bool(self._tokens)
         self._leases: dict[tuple[str, int], Lease[Pool]] = {}
         self._retired: set[Lease[Pool]] = set()  # and still in use
         self._routes = _Routes(mesh.naming)
@@ -159,10 +163,6 @@ class ServicePools(Generic[Pool]):
         ids = None if plain else naming.ids(host, asked)
         return Route(host, asked, naming.endpoints(host, asked), ids, naming.server_name(host, asked))
 
-    def carries_token(self, route: Route) -> bool:
-        """Whether requests for the service carry one."""
-        return bool(self._tokens) and self._source(route) is not None
-
     def token(self, route: Route) -> str | None:
         """What a request for the service carries, waiting for it if need be; nothing ever to a plain one."""
         source = self._source(route)
@@ -174,7 +174,7 @@ class ServicePools(Generic[Pool]):
         return (source.at_hand() or await asyncio.to_thread(source.token)) if source else None
 
     def _source(self, route: Route) -> TokenSource | None:
-        return self._tokens.get(host_key(route.host)) if self._tokens and route.ids is not None else None
+        return self._tokens.get(host_key(route.host)) if self.has_tokens and route.ids is not None else None
 
     def lease(self, route: Route) -> Lease[Pool]:
         """The pool for one service, made on first use and after every change; the caller releases it once."""
@@ -191,6 +191,14 @@ class ServicePools(Generic[Pool]):
                 self._leases[key] = lease
             lease.users += 1
             return lease
+
+    def current(self, route: Route) -> Pool:
+        """As :meth:`lease`, for who sees to it by himself that a pool which is closable ends no request."""
+        lease = self._leases.get((route.host, route.port))
+        if lease is None or not self._holds(lease, route):
+            lease = self.lease(route)
+            self.release(lease)
+        return lease.pool
 
     def release(self, lease: Lease[Pool]) -> None:
         """A request has ended."""

@@ -49,11 +49,9 @@ class MeshPools:
         if scheme not in ("http", "https"):
             raise URLSchemeUnknown(scheme)
         route = self._services.route(scheme, host.strip("[]"), port)
-        lease = self._services.lease(route)
         # A pool closes its connections when nobody refers to it any more: what is under way comes to its end.
-        self._services.release(lease)
         self._services.take_closable()
-        return lease.pool
+        return self._services.current(route)
 
     def close(self) -> None:
         """Close every connection."""
