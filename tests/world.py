@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import websockets.sync.server
+
 from meshsec import Mesh, MeshConfig, SpiffeId, Workload
 from meshsec.ca import CertificateAuthority
 from meshsec.resources import Service
 from meshsec.sources import Identity, StaticIdentity
 
-__all__ = ["World", "serve"]
+__all__ = ["World", "serve", "serve_websockets"]
 
 
 class World:
@@ -108,4 +110,15 @@ def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
     finally:
         server.shutdown()
         server.server_close()
+        thread.join()
+
+
+@contextmanager
+def serve_websockets(context: ssl.SSLContext, greeting: str) -> Iterator[int]:
+    """The port of a real server that greets each WebSocket."""
+    with websockets.sync.server.serve(lambda it: it.send(greeting), "127.0.0.1", 0, ssl=context) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.socket.getsockname()[1]
+        server.shutdown()
         thread.join()

@@ -10,12 +10,11 @@ import pytest
 import urllib3
 import websockets.asyncio.client
 import websockets.sync.client
-import websockets.sync.server
 
 from meshsec import Mesh
 from meshsec.resources import Service
 from meshsec.tls import MeshSSLContext
-from world import World, serve
+from world import World, serve, serve_websockets
 
 Call = Callable[[MeshSSLContext, int], str]
 
@@ -84,14 +83,8 @@ def port(call: Call, world: World) -> Iterator[int]:
         with serve(context) as server:
             yield server.server_port
         return
-    from threading import Thread
-
-    with websockets.sync.server.serve(lambda it: it.send("localhost"), "127.0.0.1", 0, ssl=context) as sockets:
-        thread = Thread(target=sockets.serve_forever)
-        thread.start()
-        yield sockets.socket.getsockname()[1]
-        sockets.shutdown()
-        thread.join()
+    with serve_websockets(context, "localhost") as port:
+        yield port
 
 
 def caller(world: World, account: str, host: str = "localhost") -> Mesh:

@@ -6,14 +6,12 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any, Final
 
 import pytest
-import websockets.sync.server
 
 from meshsec.ca import write_identity
-from world import World, serve
+from world import World, serve, serve_websockets
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "clients.md"
 BLOCKS: Final = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -40,12 +38,8 @@ def reviews(world: World, request: pytest.FixtureRequest) -> Iterator[int]:
         with serve(context) as server:
             yield server.server_port
         return
-    with websockets.sync.server.serve(lambda it: it.send("reviews.prod"), "127.0.0.1", 0, ssl=context) as sockets:
-        thread = Thread(target=sockets.serve_forever)
-        thread.start()
-        yield sockets.socket.getsockname()[1]
-        sockets.shutdown()
-        thread.join()
+    with serve_websockets(context, "reviews.prod") as port:
+        yield port
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -577,27 +576,31 @@ def test_a_fork_keeps_keys_and_starts_anew() -> None:
 
 @pytest.mark.usefixtures("short_turns")
 def test_readers_and_swaps_do_not_disturb_each_other() -> None:
-    """While sets are swapped, every reader sees one of them, whole."""
+    """While sets are swapped, each is seen, and every reader sees one of them, whole."""
     world = World(config=KeysConfig(cooldown=0))
     world.refresh()
     stop = threading.Event()
     odd: list[object] = []
+    latest: list[object] = [None]
 
     def read() -> None:
         while not stop.is_set():
-            keys = world.state().keys
+            latest[0] = keys = world.state().keys
             if keys not in (OLD, NEW):
                 odd.append(keys)
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for _ in range(50):
-        world.body = random.choice([OLD_BODY, NEW_BODY])
-        world.store.wait(NEED)
-    stop.set()
-    for reader in readers:
-        reader.join(10)
+    try:
+        for body, keys in ((NEW_BODY, NEW), (OLD_BODY, OLD)) * 25:
+            world.body = body
+            world.store.wait(NEED)
+            until(lambda keys=keys: latest[0] == keys)  # type: ignore[misc]
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
     assert odd == []
 
 
