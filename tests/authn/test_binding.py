@@ -112,9 +112,18 @@ def test_every_accepted_token_is_checked(found: PeerIdentity, expected: Reason) 
     assert decision.reason is expected
 
 
-@pytest.mark.parametrize(("found", "status"), [(peer(MINE), 200), (peer(OTHER), 401)])
-def test_an_exchanged_token_keeps_its_binding(found: PeerIdentity, status: int) -> None:
-    """The outer token is the bound one, whatever the claims inside it say."""
+@pytest.mark.parametrize(
+    ("found", "inside", "status"),
+    [
+        (peer(MINE), {}, 200),
+        (peer(OTHER), {}, 401),
+        (peer(MINE), {"cnf": {"x5t#S256": encode(MINE)}}, 200),
+        (peer(MINE), {"cnf": {"x5t#S256": encode(OTHER)}}, 401),
+        (peer(MINE), {"cnf": {"jkt": "k"}}, 401),
+    ],
+)
+def test_an_exchanged_token_keeps_its_binding(found: PeerIdentity, inside: dict[str, object], status: int) -> None:
+    """The outer token's counts, whatever the claims inside it say, and what they are bound to counts besides."""
     document = f"""
 apiVersion: authentication.istio.io/v1alpha1
 kind: MeshPolicy
@@ -125,7 +134,7 @@ spec:
   principalBinding: USE_ORIGIN
 """
     policy = WorkloadPolicy.compile(parse(document), Workload(name="web", namespace="prod"), MeshConfig())
-    token = mint(cnf={"x5t#S256": encode(MINE)}, original_claims={"iss": "https://o", "sub": "alice"})
+    token = mint(cnf={"x5t#S256": encode(MINE)}, original_claims={"iss": "https://o", "sub": "alice", **inside})
     request = HttpRequest("GET", "/", "web", (("ingress-authorization", f"istio {token}"),), "https")
     decision = policy.decide(Connection(peer=found, tls=True, destination_port=8443), request, {}, now=NOW)
     assert isinstance(decision, Decision)

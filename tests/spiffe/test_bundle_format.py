@@ -56,6 +56,14 @@ def test_sequence_and_hint_may_be_absent() -> None:
     assert (document.sequence, document.refresh_hint) == (None, 300)
 
 
+def test_a_document_has_a_largest_size() -> None:
+    """To the byte; what is longer is not even parsed."""
+    text = json.dumps(WRITTEN).encode().ljust(4 << 20)
+    assert read_bundle(TD, text).x509 == BUNDLE
+    with pytest.raises(ConfigError, match="more than 4194304 bytes"):
+        read_bundle(TD, text + b" ")
+
+
 def test_an_empty_bundle_revokes_everybody() -> None:
     """It is no error: nobody is trusted any more."""
     document = read(keys=[])
