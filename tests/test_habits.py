@@ -52,8 +52,14 @@ def tree(path: Path) -> ast.Module:
 
 
 def functions(path: Path) -> Iterator[Function]:
-    """Every function and method in a file."""
-    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
+    """Every function and method in a file; there is none inside an expression."""
+    todo: list[ast.AST] = [tree(path)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Function):
+            yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo += getattr(node, block, ())
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
