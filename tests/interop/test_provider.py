@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -25,7 +26,10 @@ import pytest
 import live
 from interop.openid import RESOURCE, Provider, provider, signing_jwk, unavailable
 from meshsec import MeshConfig
+from meshsec.authn import KeySource, NeedKeys
 from meshsec.ca import CertificateAuthority, write_identity
+from meshsec.resources import IssuerConfig, KeysConfig
+from meshsec.sources import KeyStore
 from meshsec.spiffe import X509BundleSet, X509Svid
 from meshsec.tls import StaticMaterial, authorize_id, client_context
 from waiting import until
@@ -364,6 +368,28 @@ def test_envoy_takes_the_same_tokens(idp: Provider, authority: CertificateAuthor
             assert decided(safe, asked).status == (401 if bound else envoy.status)
             statuses.append(envoy.status)
     assert {200, 401, 403} <= set(statuses)
+
+
+@pytest.mark.skipif(find_spec("envoy") is None, reason="WITHOUT ENVOY: there is none for this machine")
+def test_keys_come_through_a_proxy_over_tls(idp: Provider, tmp_path: Path) -> None:
+    """Envoy's CONNECT, with an authority of its own; the provider's name is checked inside, by the provider's."""
+    from interop.sidecar import tunnelling
+
+    proxies = CertificateAuthority.create("proxies.example")
+    own = proxies.issue_x509_svid("spiffe://proxies.example/ns/a/sa/proxy", dns_names=["localhost"])
+    (tmp_path / "proxies.pem").write_bytes(proxies.bundle.to_pem())
+    source, roots = KeySource(idp.issuer), str(idp.roots)
+    with tunnelling(own, urlsplit(idp.issuer).port or 443) as port:
+        for ca_file, issuers, expected in [
+            (str(tmp_path / "proxies.pem"), roots, True),
+            (roots, roots, False),
+            (str(tmp_path / "proxies.pem"), str(tmp_path / "proxies.pem"), False),
+        ]:
+            config = KeysConfig(proxy=f"https://localhost:{port}", proxy_ca_file=ca_file)
+            store = KeyStore([source], config, issuers={idp.issuer: IssuerConfig(ca_file=issuers)})
+            before = published(idp)
+            store.wait(NeedKeys((source,)))
+            assert (store.snapshot()[source].keys is not None, published(idp) - before) == (expected, int(expected))
 
 
 def _tokens_of_every_kind(idp: Provider, batch: X509Svid, folder: Path) -> list[str]:
