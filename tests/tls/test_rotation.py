@@ -22,7 +22,7 @@ from meshsec.tls import (
     verified_peer,
 )
 from meshsec.tls import _context as contexts
-from pki import TestCA
+from pki import NOW, TestCA
 from wire import TIMEOUT, bundles, careless, material, meet, shake_hands, svid, wired
 
 CA: Final = TestCA("td.example")
@@ -205,6 +205,19 @@ def test_the_last_good_context_does_not_keep_trust_that_was_withdrawn() -> None:
     ours.replace(svid=svid(CA, key="rsa1024"), bundles=bundles(TestCA("td.example")))
     with pytest.raises(PeerRefusedError):
         seen(server, caller)
+
+
+def test_the_last_good_context_ends_with_its_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came after it is unusable, and it is shown no longer than it is valid; the clock is set forward here."""
+    ours = StaticMaterial(svid(CA, not_after=NOW + 600), bundles(CA))
+    server, caller = server_context(ours), client(material(CA))
+    seen(server, caller)
+    ours.replace(svid=svid(CA, key="rsa1024"))
+    seen(server, caller)
+    monkeypatch.setattr("meshsec.tls._context.time.time", lambda: NOW + 700)
+    with pytest.raises(PeerRefusedError) as caught:
+        seen(server, caller)
+    assert caught.value.code == "svid_unusable"
 
 
 def test_a_first_svid_that_openssl_refuses_refuses_everyone() -> None:

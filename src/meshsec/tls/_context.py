@@ -304,8 +304,10 @@ class MeshSSLContext(ssl.SSLContext):
         if self._failed is not material:
             self._failed = material
             _log.error("a new certificate could not be put to use: %s", error)
+        if last is not None and time.time() <= last.not_after:
+            return last
         reason = SvidError(f"OpenSSL refuses our SVID: {error}", code="svid_unusable")
-        return last or _unready(self._new(permissive=False), reason)
+        return _unready(self._new(permissive=False), reason)
 
 
 def _unfit(svid: X509Svid | None) -> SvidError | None:
