@@ -63,33 +63,47 @@ class MeshMiddleware:
             return
         state = scope.get("state")
         # The transport is ours; the application must not take it for an identity.
-        transport = (state.pop(TRANSPORT_KEY, None) if state else None) or _of_extension(scope)
+        transport = state.pop(TRANSPORT_KEY, None) if state else None
+        if transport is None and "extensions" in scope:
+            transport = _of_extension(scope)
         connection = self.mesh.connection(transport)
         names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
         found = self.mesh.recall(connection, _line_of(scope), names, values)
-        request: HttpRequest | None = None
-        if isinstance(found, Wanted) and found.caller is not None:
-            request = _read(scope, (), (), tls=connection.tls)
-            found = self.mesh.judge_line(request, found) or found
         if isinstance(found, Remembered):
             context, prepared = found.told(values), found.prepared
+            if prepared is None:
+                prepared = _prepare(found, scope, names, _read(scope, (), (), tls=connection.tls))
         else:
-            request, prepared = _read(scope, names, values, tls=connection.tls), None
-            judged = self.mesh.judge_soon(connection, request, found)
-            context = judged if isinstance(judged, AuthContext) else await judged
-        if not context.decision.allowed:
-            await self._refuse(context, connection, (scope, receive, send))
-            return
-        if prepared is None:
-            request = request or _read(scope, (), (), tls=connection.tls)
-            prepared = _Prepared.of(context, scope, request, names)
-            if isinstance(found, Remembered):
-                found.prepared = prepared
+            context, prepared = await self._judge(connection, scope, (names, values), found)
+            if prepared is None:
+                await self._refuse(context, connection, (scope, receive, send))
+                return
         before = CURRENT.set(context)
         try:
-            await self.app(prepared.applied(scope, context, transport), receive, prepared.adding(send))
+            more = prepared.adding(send) if prepared.head else send
+            await self.app(prepared.applied(scope, context, transport), receive, more)
         finally:
             CURRENT.reset(before)
+
+    async def _judge(
+        self,
+        connection: Connection,
+        scope: Scope,
+        lines: tuple[_HeaderNames, Sequence[bytes]],
+        wanted: Wanted | None,
+    ) -> tuple[AuthContext, _Prepared | None]:
+        """Who calls; and what changes for the application, if they may."""
+        names, values = lines
+        if wanted is not None and wanted.caller is not None:
+            request = _read(scope, (), (), tls=connection.tls)
+            decided = self.mesh.judge_line(request, wanted)
+            if decided is not None:
+                allowed = decided.context.decision.allowed
+                return decided.told(values), _prepare(decided, scope, names, request) if allowed else None
+        request = _read(scope, names, values, tls=connection.tls)
+        judged = self.mesh.judge_soon(connection, request, wanted)
+        context = judged if isinstance(judged, AuthContext) else await judged
+        return context, _Prepared.of(context, scope, request, names) if context.decision.allowed else None
 
     async def _refuse(self, context: AuthContext, connection: Connection, call: tuple[Scope, Receive, Send]) -> None:
         scope, receive, send = call
@@ -150,9 +164,7 @@ class _Prepared:
         return changed
 
     def adding(self, send: Send) -> Send:
-        """Add to the head of the application's response what the decision says, if it says anything."""
-        if not self.head:
-            return send
+        """Add to the head of the application's response what the decision says."""
 
         async def send_more(message: Message) -> None:
             if message["type"] in _HEADS:
@@ -160,6 +172,12 @@ class _Prepared:
             await send(message)
 
         return send_more
+
+
+def _prepare(found: Remembered, scope: Scope, names: _HeaderNames, request: HttpRequest) -> _Prepared:
+    """To be made once."""
+    prepared = found.prepared = _Prepared.of(found.context, scope, request, names)
+    return prepared
 
 
 def _line_of(scope: Scope) -> RequestLine:
