@@ -8,40 +8,14 @@ from typing import Any
 
 import pytest
 
-from meshsec import AuthContext, Connection, Decision, HttpRequest, MeshConfig, Outcome, Reason
-from meshsec.attributes import PeerIdentity
+from meshsec import Decision, HttpRequest, Outcome, Reason
 from meshsec.ca import CertificateAuthority
 from meshsec.decision import Edits
-from meshsec.middleware import TRANSPORT_KEY, Transport
+from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
 from meshsec.middleware.wsgi import MeshMiddleware
+from middleware.watching import WEB, Watching
 
-ALLOW = Decision(Outcome.ALLOW, Reason.NO_ALLOW_POLICY)
 PEM = CertificateAuthority.create("td.example").issue_x509_svid("spiffe://td.example/a").chain_pem().decode()
-WEB = PeerIdentity.of("spiffe://td.example/ns/prod/sa/web")
-
-
-class Watching:
-    """An enforcer that notes what it is asked and says what it was told to say."""
-
-    def __init__(self, decision: Decision = ALLOW, *, tls: bool | None = None, **config: Any) -> None:
-        self.config = MeshConfig(allow_no_policy=True, **config)
-        self.decision, self.tls = decision, tls
-        self.transport: Transport | None = None
-        self.request: HttpRequest | None = None
-
-    def connection(self, transport: Transport | None) -> Connection:
-        self.transport = transport
-        return Connection(tls=self.tls)
-
-    def recall(self, *_: Any) -> None:
-        return None
-
-    def judge(self, connection: Connection, request: HttpRequest, wanted: Any = None) -> AuthContext:
-        self.request = request
-        return AuthContext(WEB, None, self.decision)
-
-    def judge_soon(self, *_: Any) -> Any:
-        raise AssertionError("this is no event loop")
 
 
 def call(mesh: Watching, app: Any = None, **environ: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -243,3 +217,19 @@ def test_a_target_is_written_where_nothing_is_mounted() -> None:
     _, after = call(Watching(decision), PATH_INFO="/x/../b", QUERY_STRING="y")
     assert (after["PATH_INFO"], after["QUERY_STRING"]) == ("/b", "")
     assert not {"SCRIPT_NAME", "RAW_URI", "REQUEST_URI"} & after.keys()
+
+
+def test_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """One line."""
+    with caplog.at_level("INFO", logger="meshsec.access"):
+        told, _ = call(Watching(Decision(Outcome.DENY, Reason.DENY_RULE, "no", status=403)))
+    assert told[0].startswith("403")
+    assert len(caplog.records) == 1
+
+
+def test_the_context_is_current_only_inside_the_application() -> None:
+    """The next request of the same thread does not find it."""
+    seen: list[Any] = []
+    _, after = call(Watching(), lambda *_: seen.append(current_context()) or [])
+    assert seen == [after["meshsec"]]
+    assert current_context() is None
