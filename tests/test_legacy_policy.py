@@ -378,6 +378,20 @@ def test_an_exchanged_token_names_the_first_ones_user(
     assert found == expected
 
 
+@pytest.mark.parametrize("compatibility", ["safe", "istio"])
+def test_the_users_token_is_there_for_calls_on_their_behalf(compatibility: Compatibility) -> None:
+    """As it came, where it names the user; not where it is not asked for, nor one that a gateway made of another."""
+    spec = {"origins": [jwt(**triggers({"included_paths": [{"prefix": "/a"}]})), jwt(OTHER, OTHER_KEY)]}
+    policy = compiled({**spec, "originIsOptional": True}, compatibility=compatibility)
+    assert judged(policy, "/a", GOOD).token == GOOD
+    assert judged(policy, "/a", OTHER_GOOD).token == OTHER_GOOD
+    assert judged(policy, "/a").token is None
+    assert judged(compiled({"peers": [PERMISSIVE]}, compatibility=compatibility), "/a", GOOD).token is None
+    exchanged = ("ingress-authorization", f"istio {mint(original_claims={'iss': 'https://idp', 'sub': 'bob'})}")
+    context = judged(compiled({"origins": [jwt(**EXCHANGED)]}, compatibility=compatibility), "/", None, exchanged)
+    assert (context.principal and context.principal.name, context.token) == ("https://idp/bob", None)
+
+
 # ------------------------------------------------------------------ 3. attributes
 
 

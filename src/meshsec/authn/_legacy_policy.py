@@ -17,7 +17,7 @@ from ..resources import Jwt, JWTRule, MeshConfig, MeshPolicy, MtlsMode, Policy, 
 from ._binding import check_binding
 from ._keys import KeySnapshot, NeedKeys
 from ._legacy_trigger import LegacyTrigger
-from ._request import CompiledRequestAuthentication
+from ._request import CompiledRequestAuthentication, TokenResult
 from ._rule import Rule
 
 __all__ = ["LegacyPolicy", "LegacyRefusal", "LegacyResult"]
@@ -40,12 +40,14 @@ class LegacyResult:
         principal: the end user, from a token that holds.
         judged: the same as policies see it: every text claim split at spaces.
         bound: whose identity counts.
+        text: the principal's token as it came; None for an exchanged one, which is a gateway's.
     """
 
     peer: PeerIdentity | None = None
     principal: RequestPrincipal | None = None
     judged: RequestPrincipal | None = None
     bound: Bound = field(default_factory=Bound)
+    text: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,9 @@ class LegacyPolicy:
         found = self._origin(peer, facts, keys, now=now, ask=ask)
         if isinstance(found, LegacyRefusal | NeedKeys):
             return found
-        judged = None if found is None else _split(found)
-        return LegacyResult(known, found, judged, self._bound(known, judged))
+        user = found.principal
+        judged = None if user is None else _split(user)
+        return LegacyResult(known, user, judged, self._bound(known, judged), found.text)
 
     def _peer(self, peer: PeerIdentity | None) -> PeerIdentity | LegacyRefusal | None:
         if not self.peers:
@@ -150,8 +153,8 @@ class LegacyPolicy:
 
     def _origin(
         self, peer: PeerIdentity | None, facts: RequestFacts, keys: KeySnapshot, *, now: float, ask: bool
-    ) -> RequestPrincipal | LegacyRefusal | NeedKeys | None:
-        """The end user; None where none is asked for, or none need be there."""
+    ) -> TokenResult | LegacyRefusal | NeedKeys:
+        """The end user and the token; neither where none is asked for, or none need be there."""
         error = self._unbound()
         for group in self.origins:
             found = group.authenticate(facts, keys, now=now, ask=ask)
@@ -161,13 +164,13 @@ class LegacyPolicy:
                 if found.error is None and found.principal is not None:
                     if not self.lenient:
                         check_binding(found.principal, peer)  # the outer token is the one that may be bound
-                    return self._original(found.principal)
+                    return self._original(found.principal, found.text)
                 error = found.error or error
             except TokenError as malformed:
                 error = malformed
         missing = error is not None and error.code in (Reason.JWT_MISSING, Reason.ORIGIN_REQUIRED)
         if error is None or (self.origin_is_optional and (missing or self.lenient)):
-            return None
+            return TokenResult()
         return LegacyRefusal(Reason(error.code), _ORIGIN_FAILED, str(error))
 
     def _unbound(self) -> TokenError | None:
@@ -175,14 +178,17 @@ class LegacyPolicy:
             return None
         return TokenError("the policy binds the principal to an origin and names none", code=Reason.ORIGIN_REQUIRED)
 
-    def _original(self, principal: RequestPrincipal) -> RequestPrincipal:
-        """Whom an exchanged token is about. Raises TokenError where it does not say."""
+    def _original(self, principal: RequestPrincipal, text: str | None) -> TokenResult:
+        """Whom a token is about. Raises TokenError where an exchanged one does not say.
+
+        An exchanged one is a gateway's and counts where its header is read: it does not travel as the user's own.
+        """
         if principal.issuer not in self.exchanged:
-            return principal
+            return TokenResult(principal, text=text)
         claims = principal.claims.get(_EXCHANGED_CLAIM)
         if not isinstance(claims, Mapping):
             raise TokenError(f"Jwt payload [{_EXCHANGED_CLAIM}] field is not an object", code=Reason.JWT_CLAIM_TYPE)
-        return RequestPrincipal(_first(claims.get("iss")), _first(claims.get("sub")), claims)
+        return TokenResult(RequestPrincipal(_first(claims.get("iss")), _first(claims.get("sub")), claims))
 
     def _bound(self, peer: PeerIdentity | None, user: RequestPrincipal | None) -> Bound:
         audience = "" if user is None else _first(user.claims.get("aud"))

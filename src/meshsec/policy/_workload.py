@@ -333,7 +333,7 @@ class WorkloadPolicy:
             return AuthContext(connection.peer, None, token_refusal(error, facts, self.metadata))
         known = replace(connection, peer=found.peer)
         decision = authorize(self.rules, known, request, facts, TokenResult(found.judged), found.bound)
-        return AuthContext(found.peer, found.principal, decision, metadata_url=self._form.metadata_url)
+        return AuthContext(found.peer, found.principal, decision, found.text, self._form.metadata_url)
 
     def _binding_error(
         self, principals: Iterable[RequestPrincipal | None], connection: Connection
