@@ -293,7 +293,7 @@ def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) ->
         (('"spiffe://cluster.local/ns/prod/sa/chosen"', "reviews"), "is no SPIFFE ID"),
         (("{tls: {", "{portLevelSettings: [{port: {number: 0}, tls: {mode: DISABLE}}], tls: {"), "number"),
         (("{tls: {", "{portLevelSettings: [{tls: {mode: DISABLE}}], tls: {"), "port"),
-        (("host: reviews", "host: reviews\n  subsets: [{name: a, trafficPolicy: {tls: {}}}]"), "for a subset alone"),
+        (("host: reviews", "host: reviews\n  subsets: [{name: a, trafficPolicy: {tls: 1}}]"), "subsets"),
         (("host: reviews", "host: 're*'"), "is no host name"),
         (("kind: DestinationRule", "kind: DestinationRules"), "did you mean DestinationRule"),
         (("networking.istio.io/v1", "networking.istio.io/v2"), "has apiVersion"),
@@ -342,6 +342,54 @@ def test_who_does_not_know_the_port_lets_only_those_answer_who_may_at_every_one(
     some = by_port("{port: {number: 9443}, tls: {mode: SIMPLE}}", "{port: {number: 80}, tls: {mode: DISABLE}}")
     assert some.ids(FULL) == some.ids(FULL, 443)
     assert not some.is_plaintext(FULL)
+
+
+SUBSETS = [
+    # the host's own, and what a subset asks for: a whole policy
+    ("tls: {mode: ISTIO_MUTUAL}", "tls: {mode: ISTIO_MUTUAL}", ""),
+    ("", "tls: {mode: ISTIO_MUTUAL}", ""),
+    ("", "loadBalancer: {simple: RANDOM}", ""),
+    ("tls: {mode: DISABLE}", "tls: {}", ""),
+    (CHOSEN, CHOSEN, ""),
+    ("", "portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]", ""),
+    ("portLevelSettings: [{port: {number: 80}, tls: {}}]", "portLevelSettings: [{port: {number: 80}, tls: {}}]", ""),
+    ("", "tls: {}", "tls"),
+    (CHOSEN, "tls: {mode: ISTIO_MUTUAL}", "tls"),
+    ("tls: {mode: ISTIO_MUTUAL}", CHOSEN, "tls"),
+    ("tls: {mode: ISTIO_MUTUAL}", "tls: {mode: SIMPLE}", "tls"),
+    ("tls: {mode: ISTIO_MUTUAL}", "tls: {mode: ISTIO_MUTUAL, sni: other.example}", "tls"),
+    ("portLevelSettings: [{port: {number: 80}, tls: {}}]", "tls: {mode: ISTIO_MUTUAL}", "tls"),
+    ("", "portLevelSettings: [{port: {number: 80}, tls: {}}]", "portLevelSettings[0].tls"),
+]
+
+
+@pytest.mark.parametrize(("host", "subset", "wrong"), SUBSETS)
+def test_a_subset_may_ask_for_what_its_host_is_under_anyway(host: str, subset: str, wrong: str) -> None:
+    """Port by port; for something else only a VirtualService could lead to it, and none is followed."""
+    rule = RULE.replace(RULE[RULE.index("trafficPolicy") :], "")
+    text = f"{rule}trafficPolicy: {{{host}}}\n  subsets: [{{name: v0}}, {{name: v1, trafficPolicy: {{{subset}}}}}]\n"
+    if not wrong:
+        without = naming(SERVICE, DEPLOYMENT, text.partition("  subsets")[0])
+        assert list(naming(SERVICE, DEPLOYMENT, text).entries()) == list(without.entries())
+        return
+    with pytest.raises(ConfigError, match="only a VirtualService leads to a subset") as error:
+        naming(SERVICE, DEPLOYMENT, text)
+    (problem,) = error.value.problems
+    assert (problem.resource, problem.field) == (
+        "DestinationRule prod/rule",
+        f"spec.subsets[1].trafficPolicy.{wrong}",
+    )
+
+
+def test_a_subset_of_another_rule_for_the_host_counts_too() -> None:
+    """Istio takes the subsets of all of them; a rule that other clients are under is theirs."""
+    more = RULE[: RULE.index("trafficPolicy")] + "subsets: [{name: a, trafficPolicy: {tls: {}}}]\n"
+    other = more.replace("name: rule", "name: zz")
+    with pytest.raises(ConfigError, match=r"prod/zz.*only a VirtualService"):
+        naming(SERVICE, DEPLOYMENT, RULE, other)
+    assert naming(
+        SERVICE, DEPLOYMENT, RULE, other.replace("spec:", "spec:\n  workloadSelector: {matchLabels: {app: other}}")
+    )
 
 
 def test_what_only_routes_is_accepted() -> None:

@@ -62,11 +62,17 @@ class Accounts:
                     found.setdefault(SpiffeId(TrustDomain(alias), spiffe_id.path), origins)
         return found
 
+    def complain(self, text: str, resource: Located, field: str | None = None) -> None:
+        """Say once what is wrong with a resource."""
+        named = f"{resource.kind} {resource.id}"
+        problem = Problem(text, resource.location, resource=named, field=field)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def _made(self, text: str, resource: Located, *, twins: bool = True) -> Ids:
         try:
             ids = {SpiffeId.parse(text): (title(resource),)}
         except SpiffeIdError as error:
-            named = f"{resource.kind} {resource.id}"
-            self.problems.append(Problem(f"{text[:80]!a}: {error}", resource.location, resource=named))
+            self.complain(f"{text[:80]!a}: {error}", resource)
             return {}
         return self.expanded(ids) if twins else ids

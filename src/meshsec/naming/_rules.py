@@ -6,8 +6,9 @@ one decides alone. Must not know: how entries come to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 from ..resources import (
     ClientTls,
@@ -17,14 +18,20 @@ from ..resources import (
     PeerAuthentication,
     Resource,
     TlsMode,
+    TrafficPolicy,
     Workload,
     host_pattern,
 )
 from ._accounts import Accounts
-from ._entry import Entry
+from ._entry import Entry, Ids
 from ._services import DOMAIN, visible
 
 __all__ = ["Rules", "covers"]
+
+_ALONE: Final = (
+    "is not what {} is under otherwise: only a VirtualService leads to a subset, and none is followed here; "
+    "give the host the same tls, or the subset none"
+)
 
 
 def covers(pattern: str, host: str) -> bool:
@@ -48,13 +55,29 @@ class Rules:
 
     def apply(self, entry: Entry) -> Entry:
         """The entry as its rule wants it; without a rule for TLS, mutual TLS unless its namespace disables it."""
-        rule = self._rule(entry)
-        policy = rule.spec.traffic_policy if rule else None
-        if rule is None or policy is None:
-            return self._under(None, entry, None)
+        rules = self._rules_of(entry)
+        rule = next((rule for rule in rules if rule.spec.traffic_policy is not None), None)
+        found = self._under(None, entry, None) if rule is None else self._ruled(entry, rule)
+        for rule in rules:
+            self._check_subsets(rule, entry, found)
+        return found
+
+    def _ruled(self, entry: Entry, rule: DestinationRule) -> Entry:
+        policy = rule.spec.traffic_policy or TrafficPolicy()
         settings = reversed(policy.port_level_settings)  # of two for one port the first counts
         ports = {one.port.number: self._under(one.tls, entry, rule) for one in settings}
         return replace(self._under(policy.tls, entry, rule), by_port=ports)
+
+    def _check_subsets(self, rule: DestinationRule, entry: Entry, found: Entry) -> None:
+        """Nobody is led to a subset here: what one alone asks for would not happen."""
+        for index, subset in enumerate(rule.spec.subsets):
+            policy, place = subset.traffic_policy or TrafficPolicy(), f"spec.subsets[{index}].trafficPolicy"
+            asked = [(f"{place}.tls", policy.tls, found.at(None))]
+            for at, one in enumerate(policy.port_level_settings):
+                asked.append((f"{place}.portLevelSettings[{at}].tls", one.tls, found.at(one.port.number)))
+            for field, tls, others in asked:
+                if tls is not None and any(_way(self._under(tls, entry, rule)) != _way(other) for other in others):
+                    self._accounts.complain(_ALONE.format(entry.host), rule, field)
 
     def _under(self, tls: ClientTls | None, entry: Entry, rule: DestinationRule | None) -> Entry:
         if tls is None or rule is None:
@@ -64,14 +87,16 @@ class Rules:
             return replace(found, ids=self._accounts.exactly(tls.subject_alt_names, rule))
         return found
 
-    def _rule(self, entry: Entry) -> DestinationRule | None:
+    def _rules_of(self, entry: Entry) -> list[DestinationRule]:
+        """Those for the host of which one decides: with a selector first, then the oldest."""
         for namespace in dict.fromkeys((self._namespace, entry.namespace, self._root)):
             there = [rule for rule in self._rules if rule.namespace == namespace]
             found = [rule for rule in there if covers(_full_host(rule), entry.host)]
             if found:
                 best = max(map(_full_host, found), key=lambda host: (not host.startswith("*"), len(host)))
-                return _merged(rule for rule in found if _full_host(rule) == best)
-        return None
+                exact = (rule for rule in found if _full_host(rule) == best)
+                return sorted(exact, key=lambda rule: rule.spec.workload_selector is None)
+        return []
 
     def _is_disabled(self, namespace: str) -> bool:
         """Only what holds for a whole namespace or the mesh counts, as in Istio; a workload's own does not."""
@@ -103,7 +128,6 @@ def _full_host(rule: DestinationRule) -> str:
     return host if "." in host or host == "*" else f"{host}.{rule.namespace}.{DOMAIN}"
 
 
-def _merged(rules: Iterable[DestinationRule]) -> DestinationRule:
-    """Of several for one host: those with a selector first, then the oldest that says anything."""
-    ordered = sorted(rules, key=lambda rule: rule.spec.workload_selector is None)
-    return next((rule for rule in ordered if rule.spec.traffic_policy is not None), ordered[0])
+def _way(entry: Entry) -> tuple[TlsMode, Ids, str]:
+    """How a host is spoken to."""
+    return entry.mode, entry.ids, entry.sni

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ._accounts import account_name
 from ._host import host_key, host_pattern
@@ -201,33 +201,12 @@ class TrafficPolicy(Model):
     tunnel: Any = Field(default=None, repr=False)
 
 
-class _SubsetPortPolicy(Model):
-    port: Any = Field(default=None, repr=False)
-    tls: Any = Field(default=None, repr=False)
-    connection_pool: Any = Field(default=None, repr=False)
-    load_balancer: Any = Field(default=None, repr=False)
-    outlier_detection: Any = Field(default=None, repr=False)
-
-    @field_validator("tls")
-    @classmethod
-    def _unsupported(cls, tls: object) -> object:
-        if tls is not None:
-            raise ValueError("tls for a subset alone is not supported: a service is called, not a part of it")
-        return tls
-
-
-class _SubsetPolicy(_SubsetPortPolicy):
-    port_level_settings: tuple[_SubsetPortPolicy, ...] = ()
-
-    proxy_protocol: Any = Field(default=None, repr=False)
-    retry_budget: Any = Field(default=None, repr=False)
-    tunnel: Any = Field(default=None, repr=False)
-
-
 class _Subset(Model):
+    """Some of a host's workloads, to which VirtualServices lead: its ``traffic_policy`` overrides the rule's."""
+
     name: Text
     labels: Labels = Field(default_factory=dict)
-    traffic_policy: _SubsetPolicy | None = None
+    traffic_policy: TrafficPolicy | None = None
 
 
 class DestinationRuleSpec(Model):
@@ -238,14 +217,14 @@ class DestinationRuleSpec(Model):
         traffic_policy: how it is spoken to.
         export_to: as a ServiceEntry's.
         workload_selector: the clients of the rule's namespace that it is for.
+        subsets: no client chooses one here; one whose ``tls`` is not the host's own is refused by secure naming.
     """
 
     host: _Host
     traffic_policy: TrafficPolicy | None = None
     export_to: tuple[Text, ...] = ()
     workload_selector: WorkloadSelector | None = None
-
-    subsets: tuple[_Subset, ...] = Field(default=(), repr=False)
+    subsets: tuple[_Subset, ...] = ()
 
 
 class DestinationRule(_NetworkObject):
