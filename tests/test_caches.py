@@ -13,10 +13,12 @@ import ssl
 import tempfile
 from base64 import encodebytes
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from threading import Event, Semaphore
 from typing import Any, Final
 from unittest import mock
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -737,3 +739,46 @@ def test_whatever_a_rule_looks_at_is_seen_behind_what_is_remembered(rule: str, b
             if not log.lines:
                 for change in CHANGES if FULL else random.sample(CHANGES, 10):
                     compare(world, change(usual), log, fresh=False)
+
+
+FLIPS: Final[dict[str, tuple[str, _Step, _Step]]] = {
+    "keys": (_BY_USER, ("keys", "next"), ("keys", "one")),
+    "policies": (_BY_USER, ("policies", written("for the shop", "", ("some user",))), ("policies", _BY_USER)),
+    "lists": (_BY_USER, ("lists", "web"), ("lists", "none")),
+    "clock": (_BY_USER, ("clock", 500), ("clock", -500)),
+}
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_threads_that_ask_all_the_time_see_a_change_at_once(flip: str) -> None:
+    """Whatever begins after a change is complete, and ends before the next begins, is answered by it."""
+    policies, end, begin = FLIPS[flip]
+    ask = replace(_ALICE, connection="web")
+    with running((False, 0, "as usual"), policies) as (world, log), ThreadPoolExecutor(4) as pool:
+        log.setLevel(logging.CRITICAL)
+        transport, moment, certain, ended = world.transports["web"], [0], Semaphore(0), Event()
+
+        def go_on(number: int) -> list[tuple[int, bool]]:
+            over, wrong = OVER["asgi" if number % 2 else "wsgi"], []
+            while not ended.is_set():
+                before = moment[0]
+                allowed = any(
+                    isinstance(part, tuple) and len(part) == 5 for part in over(world.running, ask, transport)
+                )
+                if moment[0] == before and before % 2 == 0:
+                    certain.release()
+                    if allowed is bool(before % 4):
+                        wrong.append((before, allowed))
+            return wrong
+
+        asking = [pool.submit(go_on, number) for number in range(4)]
+        try:
+            for turn in range(100 if FULL else 8):
+                for _ in range(40):
+                    assert certain.acquire(timeout=30)
+                moment[0] += 1
+                world.step(*(begin if turn % 2 else end))
+                moment[0] += 1
+        finally:
+            ended.set()
+        assert [one.result(30) for one in asking] == [[]] * 4
