@@ -69,7 +69,6 @@ def _serial(chain: list[bytes]) -> int:
 
 
 LISTS: Final = {
-    "none": (),
     "web": (FIRST.crl(_serial(CALLERS["web"][0])),),
     "between": (BETWEEN.crl(_serial(CALLERS["between"][0])),),
     "the authority between": (FIRST.crl(BETWEEN.certificate.serial_number),),
@@ -167,6 +166,7 @@ BASES: Final = [
     Ask((("host", "web.prod"), ("x-color", "blue")), "shown api", by="wsgi"),
     Ask((("host", "web.prod"), PLACES["bearer"](TOKENS["alice"])), "not for long", by="wsgi"),
     Ask((("host", "web.prod"), ("x-check", "yes")), "partner"),
+    Ask(connection="web, by name"),
     Ask((
         ("host", "web.prod"), ("authorization", "Basic eDp5"), ("cookie", "theme=dark"), ("x-user", "root"),
         ("x-forwarded-for", "10.1.1.1"), ("origin", "https://a.example"), ("x-color", "blue"), ("x-check", "yes"),
@@ -472,8 +472,7 @@ class World:
         self.clock.steady += 301
 
     def _lists(self, name: str) -> None:
-        path = self.folder / "certs" / "ca-crl.pem"
-        path.write_text("".join(map(_crl_pem, LISTS[name]))) if LISTS[name] else path.unlink(missing_ok=True)
+        (self.folder / "certs" / "ca-crl.pem").write_text("".join(map(_crl_pem, LISTS[name])))
 
     def _roots(self, name: str) -> None:
         self.put("certs/root-cert.pem", ROOTS[name])
@@ -744,7 +743,7 @@ def test_whatever_a_rule_looks_at_is_seen_behind_what_is_remembered(rule: str, b
 FLIPS: Final[dict[str, tuple[str, _Step, _Step]]] = {
     "keys": (_BY_USER, ("keys", "next"), ("keys", "one")),
     "policies": (_BY_USER, ("policies", written("for the shop", "", ("some user",))), ("policies", _BY_USER)),
-    "lists": (_BY_USER, ("lists", "web"), ("lists", "none")),
+    "lists": (_BY_USER, ("lists", "web"), ("lists", "nobody")),
     "clock": (_BY_USER, ("clock", 500), ("clock", -500)),
 }
 

@@ -82,6 +82,26 @@ def test_an_expired_list_never_replaces_one_that_holds(tmp_path: Path, caplog: p
     assert revoked_now(keeper) == [8]
 
 
+def test_a_list_that_is_gone_revokes_nothing_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While its file is replaced there may be none; said once. A newer one counts at once, none after its end."""
+    ca = TestCA("td.example", not_after=NOW + 86400)
+    ours = identity(ca, not_after=NOW + 86400)
+    write_identity(tmp_path, ours.svid, ours.bundle, crl=revoke(ca, 7))
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    keeper.load(NOW)
+    file = (tmp_path / "..data").resolve() / "ca-crl.pem"
+    file.unlink()
+    for _ in range(3):
+        keeper.refresh(NOW)
+    assert (revoked_now(keeper), caplog.text.count("a CRL is gone")) == ([7], 1)
+    file.write_bytes(revoke(ca, 8))
+    keeper.refresh(NOW)
+    assert revoked_now(keeper) == [8]
+    file.unlink()
+    keeper.refresh(NOW + 3601)
+    assert revoked_now(keeper) == []
+
+
 def test_a_list_that_expires_goes_on_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What it names stays revoked; an older one that was never replaced is better than none, at the start too."""
     ca = TestCA("td.example", not_after=NOW + 86400)

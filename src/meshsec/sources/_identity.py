@@ -42,6 +42,7 @@ DEFAULT_FOLDERS: Final = (
 )
 
 TRIES: Final = 5
+_NO_LISTS: Final = Revocations()
 
 # Chain (leaf first), key, authorities, what they revoked.
 _LAYOUTS: Final = (
@@ -226,6 +227,7 @@ class IdentityKeeper:
         self._failure: str | None = None
         self._expired: Identity | None = None
         self._outdated: Revocations | None = None
+        self._missing = False
 
     def load(self, now: float) -> None:
         """Read, judge and publish. Raises MeshsecError or OSError and then changes nothing."""
@@ -246,9 +248,16 @@ class IdentityKeeper:
         self._say_what_has_ended(now)
 
     def _fresher(self, revoked: Revocations, now: float) -> Revocations:
-        """An expired list still names what was revoked, but never takes the place of one that holds."""
+        """An expired list still names what was revoked, but never takes the place of one that holds.
+
+        Nor does none at all: a file that is missing while somebody replaces it revokes nothing back.
+        """
         held = self.material.current().revoked
-        return held if revoked.next_update < now <= held.next_update < math.inf else revoked
+        gone = revoked == _NO_LISTS != held
+        if gone and now <= held.next_update and not self._missing:
+            _log.warning("a CRL is gone (%s): what it named stays revoked", self._source.origin)
+        self._missing = gone
+        return held if (gone or revoked.next_update < now) and now <= held.next_update < math.inf else revoked
 
     def _say_what_has_ended(self, now: float) -> None:
         """Once each."""
