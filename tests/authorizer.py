@@ -6,9 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from answering import TlsServer, answering
 from meshsec.resources import ExtAuthzHttp
 
 __all__ = ["Authorizer", "running"]
@@ -35,21 +36,6 @@ class Authorizer:
     def settings(self, **more: Any) -> ExtAuthzHttp:
         """How to ask it."""
         return ExtAuthzHttp(**{"service": "127.0.0.1", "port": self.port, "timeout": 20.0, **more})
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    context: Any = None
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is what some tests are about."""
 
 
 @contextmanager
@@ -79,15 +65,11 @@ def running(context: Any = None) -> Iterator[Authorizer]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = TlsServer(("127.0.0.1", 0), Handler)
     server.context, authorizer.port = context, server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield authorizer
-    finally:
-        if authorizer.hold:
-            authorizer.hold.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(server):
+        try:
+            yield authorizer
+        finally:
+            if authorizer.hold:
+                authorizer.hold.set()

@@ -6,10 +6,11 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import websockets.sync.server
 
+from answering import TlsServer, answering
 from meshsec import Mesh, MeshConfig, SpiffeId, Workload
 from meshsec.ca import CertificateAuthority
 from meshsec.resources import Service
@@ -68,10 +69,8 @@ class _Echo(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-class _Server(ThreadingHTTPServer):
-    """Handshakes in the connection's own thread, so that a refused peer disturbs nobody."""
-
-    daemon_threads = True
+class _Server(TlsServer):
+    """Notes who asked for what."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Echo)
@@ -83,16 +82,6 @@ class _Server(ThreadingHTTPServer):
         self.hellos: list[tuple[str | None, str | None]] = []
         self.location: str | None = None
 
-    def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A refused handshake is what some tests are about; the client's side of it is asserted."""
-
 
 @contextmanager
 def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
@@ -102,15 +91,8 @@ def serve(context: ssl.SSLContext | None) -> Iterator[_Server]:
     its ``tokens`` what each said in Authorization, its ``hellos`` the TLS server name and the ALPN protocol of each;
     the next request is redirected to ``location``, if there is one.
     """
-    server = _Server(context)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with answering(_Server(context)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager

@@ -146,36 +146,26 @@ def test_each_root_of_a_rotation_has_its_list(tmp_path: Path) -> None:
 def test_lists_of_the_cas_above_are_kept(tmp_path: Path) -> None:
     """An intermediate publishes its own list beside that of the root, which it cannot sign."""
     root = TestCA("td.example")
-    clock = Clock()
-    above = AuthorityFolder.create(
-        tmp_path / "root",
-        CertificateAuthority.load(_root_folder(tmp_path / "above", root), trust_domain="td.example"),
-        clock=clock,
-    )
-    folder = _intermediate(tmp_path, root, above, clock)
+    _, folder = _intermediate(tmp_path, root, Clock())
     svid = folder.authority.issue_x509_svid(ID)
     folder.revoke(f"{svid.serial:x}")
     issuers = {item.issuer: len(list(item)) for item in read_crls(folder.folder / "ca-crl.pem")}
     assert issuers == {folder.authority.certificate.subject: 1, root.certificate.subject: 0}
 
 
-def _intermediate(path: Path, root: TestCA, above: AuthorityFolder, clock: Clock) -> AuthorityFolder:
-    middle = root.intermediate()
-    plugged = path / "plugged"
-    plugged.mkdir()
-    files = {"ca-cert": middle.pem, "ca-key": key_pem(middle.key), "root-cert": root.pem}
-    for name, content in files.items():
-        (plugged / f"{name}.pem").write_bytes(content)
-    authority = CertificateAuthority.load(plugged, trust_domain="td.example")
+def _intermediate(path: Path, root: TestCA, clock: Clock) -> tuple[AuthorityFolder, AuthorityFolder]:
+    """The root's folder, and that of an authority below it, which publishes the root's list beside its own."""
+    above = AuthorityFolder.create(path / "root", _plugged_in(path / "above", root, root), clock=clock)
+    below = _plugged_in(path / "plugged", root.intermediate(), root)
     lists = (above.folder / "ca-crl.pem").read_bytes()
-    return AuthorityFolder.create(path / "ca", authority, crls=lists, clock=clock)
+    return above, AuthorityFolder.create(path / "ca", below, crls=lists, clock=clock)
 
 
-def _root_folder(path: Path, root: TestCA) -> Path:
+def _plugged_in(path: Path, ca: TestCA, root: TestCA) -> CertificateAuthority:
     path.mkdir()
-    for name, content in {"ca-cert": root.pem, "ca-key": key_pem(root.key), "root-cert": root.pem}.items():
+    for name, content in {"ca-cert": ca.pem, "ca-key": key_pem(ca.key), "root-cert": root.pem}.items():
         (path / f"{name}.pem").write_bytes(content)
-    return path
+    return CertificateAuthority.load(path, trust_domain="td.example")
 
 
 def _flipped(pem: bytes) -> bytes:
@@ -215,14 +205,8 @@ def _number(found: x509.CertificateRevocationList) -> int:
 
 def test_a_list_from_above_that_expired_is_reported(tmp_path: Path) -> None:
     """It still counts, and everything else goes on; its next one is appended by hand."""
-    root = TestCA("td.example")
     clock = Clock()
-    above = AuthorityFolder.create(
-        tmp_path / "root",
-        CertificateAuthority.load(_root_folder(tmp_path / "above", root), trust_domain="td.example"),
-        clock=clock,
-    )
-    folder = _intermediate(tmp_path, root, above, clock)
+    above, folder = _intermediate(tmp_path, TestCA("td.example"), clock)
     clock.now += 2 * 24 * HOUR
     with pytest.raises(ConfigError) as caught:
         folder.maintain()

@@ -8,17 +8,17 @@ from __future__ import annotations
 import socket
 import ssl
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from answering import TlsServer, answering
 from interop import sidecar
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.attributes import HttpRequest
@@ -115,22 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-class _Server(ThreadingHTTPServer):
-    """Handshakes in the connection's own thread."""
-
-    daemon_threads = True
+class _Server(TlsServer):
     mesh: Mesh
-    context: ssl.SSLContext | None = None
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever is not let in is what the tests are about."""
 
 
 @contextmanager
@@ -144,14 +130,8 @@ def serving(mode: str) -> Iterator[int]:
         server = _Server(("127.0.0.1", 0), _Handler)
         server.mesh = mesh
         server.context = None if mode == "DISABLE" else mesh.server_context(server.server_port)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with answering(server):
             yield server.server_port
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshsec.errors import ConfigError, Problem
+from meshsec.errors import ConfigError
 from meshsec.matching import Regex
 from meshsec.resources import (
     Foreign,
@@ -25,6 +25,7 @@ from meshsec.resources import (
     load,
     parse,
 )
+from resources.judged import judge
 from sweeping import sweep
 
 GOOD = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "good").glob("*.yaml")}
@@ -341,16 +342,6 @@ def test_aliases_do_not_multiply_a_config_map() -> None:
 
 
 # ------------------------------------------------------------------ any text
-
-
-def judge(text: str) -> None:
-    """Accepted, or refused with messages."""
-    problems: tuple[Problem, ...] = ()
-    try:
-        assert isinstance(parse(text, source="f"), list)
-    except ConfigError as error:
-        problems = error.problems or (Problem("an error without a problem"),)
-    assert all(item.source == "f" and item.message for item in problems)
 
 
 names = st.sampled_from(

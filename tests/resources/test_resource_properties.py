@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meshsec.errors import ConfigError, Problem
 from meshsec.resources import _yaml, load_mesh, parse
 from meshsec.resources._scalar import Unquoted, read_plain
+from resources.judged import judge
 from sweeping import sweep
 
 GOOD = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "good").glob("*.yaml")}
@@ -51,16 +52,6 @@ trees = st.recursive(
     scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names | scalars, inner, max_size=4))
 )
 kinds = st.sampled_from(["AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication", "List", "Other"])
-
-
-def judge(text: str) -> None:
-    """Accepted, or refused with at least one place or file, in words that no terminal obeys."""
-    problems: tuple[Problem, ...] = ()
-    try:
-        assert isinstance(parse(text, source="f"), list)
-    except ConfigError as error:
-        problems = error.problems or (Problem("an error without a problem"),)
-    assert all(problem.source == "f" and problem.message and str(problem).isprintable() for problem in problems)
 
 
 @given(texts)

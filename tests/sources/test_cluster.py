@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from answering import answering
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.cli import main
 from meshsec.errors import KeysUnavailableError
@@ -102,20 +101,8 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials" / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "credentials" / "ca.crt").write_bytes(authority.bundle.to_pem())
-    with _running(ApiServer(context)) as server:
+    with answering(ApiServer(context)) as server:
         yield server
-
-
-@contextmanager
-def _running(server: ApiServer) -> Iterator[ApiServer]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Clock:

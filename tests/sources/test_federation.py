@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from answering import answering
 from meshsec import Mesh
 from meshsec.ca import AuthorityFolder, CertificateAuthority
 from meshsec.cli._ca_listen import Accounts, Listening, listening
@@ -88,14 +89,8 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def serving(svid: X509Svid) -> Iterator[_Server]:
     """On a free port."""
-    with _Server(svid) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(_Server(svid)) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

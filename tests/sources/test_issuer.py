@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from answering import answering
 from meshsec.authn import KeySource, NeedKeys
 from meshsec.ca import CertificateAuthority
 from meshsec.errors import ConfigError, KeysUnavailableError
@@ -62,12 +63,8 @@ class Issuer:
 def issuer(tmp_path: Path) -> Iterator[Issuer]:
     """A running one."""
     found = Issuer(tmp_path)
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
+    with answering(found.server):
+        yield found
 
 
 def test_an_issuer_of_the_cluster_gives_its_keys(issuer: Issuer) -> None:

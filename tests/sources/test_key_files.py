@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from answering import answering
 from meshsec import Connection, HttpRequest, Mesh, Reason
 from meshsec.authn import KeySource, KeyState, NeedKeys
 from meshsec.errors import ConfigError, KeysUnavailableError
@@ -316,14 +317,10 @@ def test_a_service_restarts_while_its_issuer_is_away(tmp_path: Path) -> None:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with answering(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         (tmp_path / "users.yaml").write_text(POLICY.format(url=f"http://127.0.0.1:{server.server_port}/"))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
         assert reason(issuer.token()) is Reason.NO_ALLOW_POLICY
         until_one(tmp_path / "state")
-        server.shutdown()
-        thread.join()
     assert reason(issuer.token()) is Reason.NO_ALLOW_POLICY
     assert reason(TestIssuer().token()) is Reason.JWT_SIGNATURE
     (tmp_path / "mesh.yaml").write_text("workloads: {web: {namespace: prod}}\nkeys: {timeout: 1}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from forking import in_child
 from meshsec.authn import KeySource, KeyState, NeedKeys
 from meshsec.errors import KeysUnavailableError
 from meshsec.jose import KeySet
@@ -523,18 +523,6 @@ def test_no_thread_to_be_had_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch) 
     world.now += CONFIG.cooldown
     world.store.wait(NEED)
     assert world.state().keys == OLD
-
-
-def in_child(check: Callable[[], bool]) -> bool:
-    """Whether it holds in a forked process."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = 0 if check() else 1
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -7,9 +7,8 @@ import os
 import re
 import resource
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Final
 
 import pytest
 
+from answering import answering
+from forking import in_child
 from issuing import ISSUER, POLICY, ask, unknown, warm
 from live import free_port, serving
 from meshsec import Mesh, MeshConfig, Reason, Workload
@@ -65,24 +66,8 @@ class Keys:
 def keys() -> Iterator[Keys]:
     """A running one."""
     found = Keys(ISSUER)
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
-
-
-def in_child(check: Callable[[], bool]) -> bool:
-    """Whether it holds in a forked process."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = 0 if check() else 1
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1] == 0
+    with answering(found.server):
+        yield found
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
