@@ -106,11 +106,22 @@ def test_check_warns_of_policies_for_nobody(
     assert "warning" not in run("check", folder).output
 
 
-@pytest.mark.parametrize("place", ["nowhere", "."])
-def test_check_names_a_folder_it_cannot_use(tmp_path: Path, place: str) -> None:
-    """A missing folder and one without a policy are plain errors."""
-    result = run("check", tmp_path / place)
-    assert "Traceback" not in result.output
+def test_check_names_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """With status 1."""
+    result = run("check", tmp_path / "nowhere")
+    assert (result.exit_code, result.output) == (
+        1,
+        f"{tmp_path}/nowhere: cannot be read: No such file or directory\n1 problem\n",
+    )
+
+
+def test_check_warns_of_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
+    """It may be the wrong one."""
+    result = run("check", tmp_path)
+    assert result.exit_code == 0
+    assert f"warning: {tmp_path}: no resource and no workload stands here" in result.output
+    (tmp_path / "mesh.yaml").write_text(MESH + "allowNoPolicy: true\n")
+    assert "warning" not in run("check", tmp_path).output
 
 
 CLAIMS = {"iss": "https://issuer.example", "sub": "ada", "aud": "shop", "groups": ["admin"]}

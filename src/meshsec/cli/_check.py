@@ -47,6 +47,8 @@ def check(folder: Path) -> None:
     if problems:
         raise ConfigError(problems)
     warnings = list(_idle(resources, file, applied)) if file.workloads else []
+    if not (file.workloads or resources):
+        warnings = [Problem("no resource and no workload stands here: is it the right folder?", str(folder))]
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     counted = f"resources: {len(resources)}, workloads: {len(file.workloads)}, problems: 0"

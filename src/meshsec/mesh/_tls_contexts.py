@@ -85,7 +85,9 @@ class TlsContexts:
     def _material(self) -> tls.MaterialSource:
         if self._known is None:
             name = self._policies.current.workload.name
-            raise ConfigError(f"workload {name} has no identity: it cannot use mutual TLS")
+            raise ConfigError(
+                f"workload {name} has no identity in mesh.yaml or MESHSEC_IDENTITY_…: it cannot use mutual TLS"
+            )
         return self._known
 
     def _followed(self, context: tls.MeshSSLContext) -> tls.MeshSSLContext:
