@@ -62,6 +62,9 @@ REFUSED = {
     "a manifest without metadata": "{apiVersion: v1, kind: ServiceAccount}",
     "a manifest without a name": "{apiVersion: v1, kind: ServiceAccount, metadata: {namespace: prod}}",
     "a bad name in a list": "{kind: List, items: [{apiVersion: v1, kind: ServiceAccount, metadata: {name: A}}]}",
+    "a kind that is no text": "{apiVersion: v1, kind: [ServiceAccount], metadata: {name: web}}",
+    "no kind": "{apiVersion: v1, metadata: {name: web}}",
+    "a list without items": "{apiVersion: v1, kind: List, items: {}}",
     "broken YAML": "- ]",
 }
 

@@ -107,7 +107,11 @@ class _Reader:
 
     def manifest(self, document: PlacedMapping) -> Iterator[ServiceAccount]:
         kind, items = document.get("kind"), document.get("items")
-        if kind in _LISTS and isinstance(items, PlacedList):
+        if not isinstance(kind, str):
+            self.complain("a manifest says of what kind it is", place_of(document, ("kind",)))
+        elif kind in _LISTS and not isinstance(items, PlacedList):
+            self.complain("a list has a list under items", place_of(document, ("items",)))
+        elif kind in _LISTS:
             for item, place in zip(items, items.items_at, strict=True):
                 # The API's own lists name the kind once, for all their items.
                 if kind == "ServiceAccountList" and isinstance(item, PlacedMapping) and "kind" not in item:
