@@ -109,17 +109,17 @@ class _Reader:
         kind, items = document.get("kind"), document.get("items")
         if not isinstance(kind, str):
             self.complain("a manifest says of what kind it is", place_of(document, ("kind",)))
-        elif kind in _LISTS and not isinstance(items, PlacedList):
-            self.complain("a list has a list under items", place_of(document, ("items",)))
-        elif kind in _LISTS:
+        elif kind == "ServiceAccount" and document.get("apiVersion") == "v1":
+            yield from self.named(document)
+        elif kind in _LISTS and isinstance(items, PlacedList):
             for item, place in zip(items, items.items_at, strict=True):
                 # The API's own lists name the kind once, for all their items.
                 if kind == "ServiceAccountList" and isinstance(item, PlacedMapping) and "kind" not in item:
                     yield from self.named(item)
                 else:
                     yield from self.document(item, place)
-        elif kind == "ServiceAccount" and document.get("apiVersion") == "v1":
-            yield from self.named(document)
+        elif kind in _LISTS:
+            self.complain("a list has a list under items", place_of(document, ("items",)))
 
     def named(self, document: PlacedMapping) -> Iterator[ServiceAccount]:
         metadata = document.get("metadata")

@@ -168,6 +168,11 @@ def _dns_label(text: str) -> None:
         raise ValueError(f"{text[:80]!a} is no Kubernetes name: a-z 0-9 - only, at most 63")
 
 
+def _name(text: str) -> None:
+    if not text.isprintable():
+        raise ValueError("a workload's name is printable")
+
+
 _DnsLabel = Annotated[Text, checked(_dns_label)]
 
 
@@ -249,7 +254,7 @@ _ShortService = Annotated[Service, BeforeValidator(_of_ids)]
 
 
 class _MeshShape(Model):
-    workloads: Mapping[Text, _WorkloadShape] = Field(default_factory=dict)
+    workloads: Mapping[Annotated[Text, checked(_name)], _WorkloadShape] = Field(default_factory=dict)
     mesh_config: _MeshConfigShape = Field(default_factory=_MeshConfigShape)
     trust_bundles: Mapping[TrustDomainName, TrustBundleShape] = Field(default_factory=dict)
     services: Mapping[Annotated[Text, checked(host_key)], _ShortService] = Field(default_factory=dict)
