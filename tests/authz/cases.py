@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from meshsec.attributes import (
@@ -31,6 +32,11 @@ def policy(
         spec["rules"] = rules
     metadata = {"name": name, "namespace": namespace}
     return AuthorizationPolicy.model_validate({"metadata": metadata, "spec": {"action": action, **spec}})
+
+
+def without_host(asked: Attributes) -> Attributes:
+    """The same, of which nobody knows what host it is for."""
+    return replace(asked, facts=replace(asked.facts, host=None))
 
 
 def compiled(*policies: AuthorizationPolicy, config: MeshConfig = MESH) -> CompiledAuthorization:

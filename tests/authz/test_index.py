@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.cases import ISTIO, MESH, compiled, operation, policy, request
+from authz.cases import ISTIO, MESH, compiled, operation, policy, request, without_host
 from meshsec.attributes import Attributes
 from meshsec.authz import CompiledAuthorization
 from meshsec.authz._find import absent, finder
@@ -213,6 +213,7 @@ SCOPE: Final = Scope("prod", ("td", "cluster.local"))
 
 
 VARIED: Final = [
+    without_host(request()),
     *(request(**{name: value}) for name, values in VALUES.items() for value in values),
     *(
         request(headers=[("x", line) for line in lines], joined=joined)

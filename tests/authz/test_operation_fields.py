@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from authz.cases import ISTIO, both, matches, operation, request, when
+from authz.cases import ISTIO, both, compiled, matches, operation, policy, request, when, without_host
+from meshsec.errors import ConfigError
+from meshsec.resources import MeshConfig, PathNormalization
 
 # Field, value, a request it matches, one it does not.
 FIELDS: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
@@ -149,3 +151,36 @@ def test_facts_that_are_not_known(facts: dict[str, Any], key: str, value: str) -
         for config in ({}, {"config": ISTIO}):
             assert matches(rule, asked, "DENY", **config)
             assert not matches(rule, asked, "ALLOW", **config)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "path", "judged"),
+    [
+        (PathNormalization.BASE, "/a/../b", "/b"),
+        (PathNormalization.BASE, "/a\\b", "/a/b"),
+        (PathNormalization.BASE, "/%61", "/a"),
+        (PathNormalization.MERGE_SLASHES, "/a//b", "/a/b"),
+        (PathNormalization.DECODE_AND_MERGE_SLASHES, "/a%2fb", "/a/b"),
+    ],
+)
+def test_a_path_that_no_request_has_once_it_is_normalized(
+    normalization: PathNormalization, path: str, judged: str
+) -> None:
+    """A rule that would silently match nothing is an error; where nothing is normalized, it matches."""
+    config = MeshConfig(path_normalization=normalization)
+    with pytest.raises(ConfigError, match=rf"can match no path under {normalization}: it is judged as '{judged}'"):
+        compiled(policy(operation(paths=[path]), action="DENY"), config=config)
+    assert (
+        not compiled(policy(operation(paths=[judged]), action="DENY"), config=config)
+        .evaluate(request(path=judged))
+        .allowed
+    )
+    verbatim = MeshConfig(path_normalization=PathNormalization.NONE)
+    assert matches(operation(paths=[path]), request(path=path), "DENY", config=verbatim)
+
+
+def test_a_host_that_is_not_known() -> None:
+    """It may be any: a DENY takes it for its own, an ALLOW does not."""
+    asked = without_host(request())
+    assert matches(operation(hosts=["a.example"]), asked, "DENY")
+    assert not matches(operation(hosts=["a.example"]), asked, "ALLOW")
