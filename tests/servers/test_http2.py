@@ -147,13 +147,8 @@ ANSWERS: Final = {
     **dict.fromkeys(("another path", "another method", "absolute form, another path"), "403"),
     **dict.fromkeys(("two authorizations", "absolute form, another host", "dot segments"), "400"),
 }
-# Joined and judged as one, for no rule here asks for a token; cut, and another host is not seen by anybody.
-JOINED: Final = {"two authorizations": "200"}
-OWN: Final = {
-    "gunicorn gthread": JOINED,
-    "gunicorn gevent": JOINED,
-    "gunicorn asgi": {"absolute form, another host": "200"},
-}
+# Cut, and another host is not seen by anybody.
+OWN: Final = {"gunicorn asgi": {"absolute form, another host": "200"}}
 
 
 def test_policy_and_hygiene_hold(name: str, tmp_path: Path) -> None:
