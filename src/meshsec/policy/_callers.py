@@ -72,6 +72,8 @@ class Callers:
         """See :meth:`WorkloadPolicy.remember`."""
         if wanted.memo is not self.memo or wanted.entries.keys is not keys or not context.decision.allowed:
             return
+        if not request.target.startswith("/"):
+            return  # it may name another host than the header lines, which are all that a caller is found by
         request = wanted.reduced(request)
         facts = self.form.read(request)
         if isinstance(facts, Decision):
