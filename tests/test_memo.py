@@ -65,6 +65,10 @@ RULES = {
     "peer": "rules: [{from: [{source: {principals: ['*/sa/web']}}]}]",
     "name": "rules: [{when: [{key: connection.sni, values: [web.prod]}]}]",
     "host": "rules: [{to: [{operation: {hosts: [web.prod]}}]}]",
+    "blue": "rules: [{when: [{key: 'request.headers[x-color]', values: [blue]}]}]",
+    "a claim's header": """rules:
+  - to: [{operation: {paths: [/a]}}]
+  - when: [{key: 'request.headers[x-user]', values: [alice]}]""",
     "audit": "action: AUDIT\n  rules: [{to: [{operation: {paths: [/a]}}]}]",
 }
 TOKENS = {
@@ -165,6 +169,7 @@ def bearer(name: str = "alice") -> tuple[str, str]:
 
 KEYS = snapshot(KEY)
 PLAIN = Connection(source_ip="10.0.0.7")
+PEER = Connection(peer=CALLER, tls=True)
 
 tokens = st.sampled_from([name for name in TOKENS if name != "none"]).map(TOKENS.__getitem__)
 token_lines = st.builds(lambda place, token: PLACES[place](token), st.sampled_from(sorted(PLACES)), tokens)
@@ -175,7 +180,19 @@ requests = st.builds(
         method, target, None, (("Host", host), *lines), "http", mount=mount
     ),
     headers,
-    st.sampled_from(["/a", "/open", "/a?q=1", "/x/../a", "/b", f"/a?access_token={TOKENS['alice']}"]),
+    st.sampled_from(
+        [
+            "/a",
+            "/open",
+            "/a?q=1",
+            "/x/../a",
+            "/b",
+            f"/a?access_token={TOKENS['alice']}",
+            "http://other/a",
+            "/a//%2e",
+            "*",
+        ]
+    ),
     st.sampled_from(["GET", "GET", "OPTIONS"]),
     st.sampled_from(["web.prod", "other"]),
     st.sampled_from(["", "/a"]),
@@ -278,9 +295,6 @@ def test_whatever_a_decision_depends_on_tells_requests_apart(change: str) -> Non
     assert (door.recalled > before) is (change == "nothing")
 
 
-PEER = Connection(peer=CALLER, tls=True)
-
-
 @pytest.mark.parametrize(
     ("connection", "token", "last", "over"),
     [
@@ -315,6 +329,108 @@ def test_a_key_that_left_the_set_takes_decisions_with_it() -> None:
     assert door.ask(PLAIN, request(bearer()), KEYS, NOW).decision.allowed
 
 
+# What is asked after a caller is known; and whether the line alone tells what is answered.
+LINES_AFTER: dict[str, tuple[dict[str, Any], bool]] = {
+    "another path": ({"target": "/b"}, True),
+    "another query": ({"target": "/a?q=2"}, True),
+    "another method": ({"method": "PUT"}, True),
+    "an unknown method": ({"method": "get"}, True),
+    "a malformed target": ({"target": "/a\x01"}, True),
+    "an ambiguous target": ({"target": "/a//b%2fc"}, True),
+    "another scheme": ({"scheme": "wss"}, True),
+    "a mount that the path leaves": ({"mount": "/x"}, True),
+    "a target that names a host": ({"target": "http://web.prod/a"}, False),
+    "a target that names another host": ({"target": "http://other/a"}, False),
+    "a token in the query": ({"target": f"/a?access_token={TOKENS['alice']}"}, False),
+    "a token in the query, encoded": ({"target": f"/a?access%5Ftoken={TOKENS['alice']}"}, False),
+    "a path without authentication": ({"target": "/open"}, False),
+}
+
+
+@pytest.mark.parametrize("after", LINES_AFTER)
+def test_of_a_known_caller_the_line_alone_is_judged(after: str) -> None:
+    """Where it tells; everything else takes the whole request. The answer is that of judging it whole."""
+    changes, by_line = LINES_AFTER[after]
+    door = Door(compiled(USERS["elsewhere"], rules("path")))
+    for _ in range(2):
+        assert door.ask(PLAIN, request(bearer()), KEYS, NOW).decision.allowed
+    asked = replace(request(bearer()), **changes)
+    whole = door.policy.judge(PLAIN, asked, KEYS, now=NOW)
+    assert isinstance(whole, AuthContext)
+    found = door.ask(PLAIN, asked, KEYS, NOW)
+    assert found == whole
+    assert found.decision.explain() == whole.decision.explain()
+    assert door.known == by_line
+
+
+def test_what_a_path_has_to_do_with_tokens_is_known_for_each_kind_of_path() -> None:
+    """Two kinds of one caller's paths, of which one needs no token, are both judged by the line in the end."""
+    door = Door(compiled(USERS["elsewhere"], rules("path")))
+    for _ in range(4):
+        for target in ("/a", "/open"):
+            assert door.ask(PLAIN, request(bearer(), target=target), KEYS, NOW).decision.allowed
+    assert (door.known, door.recalled) == (4, 1)
+
+
+RULES_BUT_FOR_PREFLIGHTS = """
+kind: AuthorizationPolicy
+spec:
+  rules:
+  - to: [{operation: {methods: [OPTIONS]}}]
+  - from: [{source: {requestPrincipals: ["*"]}}]
+"""
+PREFLIGHT = (("origin", "https://a.example"), ("access-control-request-method", "PUT"))
+
+
+@pytest.mark.parametrize("first", ["GET", "OPTIONS"])
+def test_of_a_caller_who_might_ask_as_a_preflight_the_method_counts(first: str) -> None:
+    """A preflight has no identity; the same headers with another method have one."""
+    door = Door(compiled(USERS["users"], RULES_BUT_FOR_PREFLIGHTS))
+    for method in (first, first, first, "GET", "OPTIONS"):
+        asked = replace(request(*PREFLIGHT, bearer()), method=method)
+        found, whole = door.ask(PLAIN, asked, KEYS, NOW), door.policy.judge(PLAIN, asked, KEYS, now=NOW)
+        assert found == whole
+        assert found.decision.allowed
+        assert (found.principal is None) == (method == "OPTIONS")
+    assert door.known == 2
+
+
+def test_headers_made_of_claims_are_what_rules_see_of_a_known_caller() -> None:
+    """Not what the client wrote in their place."""
+    door = Door(compiled(USERS["two issuers"], rules("a claim's header")))
+    lines = (("x-user", "root"), PLACES["own"](TOKENS["of the other"]))
+    for target in ("/a", "/a", "/b"):
+        assert door.ask(PLAIN, request(*lines, target=target), KEYS, NOW).decision.allowed
+    nobody = request(("x-user", "alice"))
+    for target, status in (("/a", 200), ("/a", 200), ("/b", 403)):
+        assert door.ask(PLAIN, replace(nobody, target=target), KEYS, NOW).decision.status == status
+    assert door.known == 2
+
+
+def test_who_was_refused_is_not_known_and_no_refusal_is_remembered() -> None:
+    """However often: neither takes a place."""
+    door = Door(compiled(USERS["users"], rules("path")))
+    for _ in range(4):
+        assert door.ask(PLAIN, request(bearer(), target="/b"), KEYS, NOW).decision.status == 403
+    memo = door.policy.memo
+    assert memo is not None
+    assert not memo._entries.callers.young
+    for target in ("/a", "/a", *["/b"] * 4):
+        door.ask(PLAIN, request(bearer(), target=target), KEYS, NOW)
+    assert door.known == 5
+    assert not memo._entries.decisions.young
+
+
+def test_a_known_callers_peer_ends() -> None:
+    """With its certificate, also for a line that no token has to do with."""
+    door = Door(compiled(USERS["users"]))
+    for _ in range(3):
+        door.ask(PEER, request(bearer()), KEYS, NOW)
+    assert door.known == 1
+    for now, status in ((NOW + 199.9, 400), (NOW + 200.0, 401), (float("nan"), 401)):
+        assert door.ask(PEER, request(bearer(), target="/a\x01"), KEYS, now).decision.status == status
+
+
 def test_a_decision_of_an_older_policy_or_of_older_keys_finds_no_place() -> None:
     """A request that began before a change does not leave anything behind after it."""
     old, new = compiled(USERS["users"]), Door(compiled(USERS["users"], rules("path")))
@@ -328,6 +444,8 @@ def test_a_decision_of_an_older_policy_or_of_older_keys_finds_no_place() -> None
     assert isinstance(context, AuthContext)
     assert context.decision.allowed
     new.policy.remember(wanted, context, PLAIN, asked, keys, now=NOW)
+    compiled(USERS["users"]).remember(wanted, context, PLAIN, asked, keys, now=NOW)
+    assert not wanted.entries.callers.young
     assert not new.ask(PLAIN, asked, keys, NOW).decision.allowed
     old.remember(wanted, context, PLAIN, asked, snapshot(KEY), now=NOW)
     assert not wanted.entries.callers.young
@@ -489,13 +607,14 @@ def test_where_several_values_may_hold_tokens_their_bounds_count(lines: list[tup
 
 def test_a_decision_that_something_else_had_a_part_in_is_not_remembered() -> None:
     """The reduced request is judged for itself: were the rules to look at more than is said, nothing is kept."""
-    policy = compiled(USERS["users"], rules("header"))
+    policy = compiled(USERS["users"], rules("blue"))
     memo = memo_module.DecisionMemo({"host"}, {"authorization"})
     assert policy._callers is not None
     for name, value in {"memo": memo, "_callers": replace(policy._callers, memo=memo)}.items():
         object.__setattr__(policy, name, value)
     door = Door(policy)
-    assert not door.is_remembered(PLAIN, request(bearer(), ("x-color", "red"), target="/"), KEYS, NOW)
+    assert not door.is_remembered(PLAIN, request(bearer(), ("x-color", "blue"), target="/"), KEYS, NOW)
+    assert not memo._entries.callers.young
     with mock.patch.object(memo_module.Wanted, "reduced", lambda self, request: request):
         assert door.is_remembered(PLAIN, request(bearer(), ("x-color", "blue")), KEYS, NOW)
 

@@ -122,6 +122,11 @@ class HttpRequest:
     joined_headers: bool = False
     mount: str = ""
 
+    def with_headers(self, headers: Sequence[tuple[str, str]]) -> HttpRequest:
+        """The same with other header lines; quicker than ``dataclasses.replace``."""
+        method, target, host, scheme = self.method, self.target, self.host, self.scheme
+        return HttpRequest(method, target, host, headers, scheme, self.joined_headers, self.mount)
+
 
 @quick
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,8 @@ class MeshMiddleware:
         connection = self.mesh.connection(transport)
         names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
         found = self.mesh.recall(connection, _line_of(scope), names, values)
-        if isinstance(found, Remembered):
+        if isinstance(found, Remembered) and found.prepared is not None:
             context, prepared = found.told(values), found.prepared
-            if prepared is None:
-                prepared = _prepare(found, scope, names, _read(scope, (), (), tls=connection.tls))
         else:
             context, prepared = await self._judge(connection, scope, (names, values), found)
             if prepared is None:
@@ -90,25 +88,29 @@ class MeshMiddleware:
         connection: Connection,
         scope: Scope,
         lines: tuple[_HeaderNames, Sequence[bytes]],
-        wanted: Wanted | None,
+        found: Remembered | Wanted | None,
     ) -> tuple[AuthContext, _Prepared | None]:
         """Who calls; and what changes for the application, if they may."""
         names, values = lines
-        if wanted is not None and wanted.caller is not None:
-            request = _read(scope, (), (), tls=connection.tls)
-            decided = self.mesh.judge_line(request, wanted)
-            if decided is not None:
-                allowed = decided.context.decision.allowed
-                return decided.told(values), _prepare(decided, scope, names, request) if allowed else None
-        request = _read(scope, names, values, tls=connection.tls)
-        judged = self.mesh.judge_soon(connection, request, wanted)
-        context = judged if isinstance(judged, AuthContext) else await judged
-        return context, _Prepared.of(context, scope, request, names) if context.decision.allowed else None
+        request = _read(scope, tls=connection.tls)
+        if isinstance(found, Wanted) and found.caller is not None:
+            found = self.mesh.judge_line(request, found) or found
+        if isinstance(found, Remembered):
+            context = found.told(values)
+        else:
+            judged = self.mesh.judge_soon(connection, request.with_headers(_lines(names, values)), found)
+            context = judged if isinstance(judged, AuthContext) else await judged
+        if not context.decision.allowed:
+            return context, None
+        prepared = _Prepared.of(context, scope, request, names)
+        if isinstance(found, Remembered):
+            found.prepared = prepared
+        return context, prepared
 
     async def _refuse(self, context: AuthContext, connection: Connection, call: tuple[Scope, Receive, Send]) -> None:
         scope, receive, send = call
         names, values = zip(*scope["headers"]) if scope["headers"] else ((), ())  # noqa: B905 - pairs
-        request = _read(scope, names, values, tls=connection.tls)
+        request = _read(scope, tls=connection.tls).with_headers(_lines(names, values))
         log_refusal(context, connection, request)
         content_type = next((value for name, value in request.headers if name == "content-type"), "")
         accept = ",".join(value for name, value in request.headers if name == "accept")
@@ -174,12 +176,6 @@ class _Prepared:
         return send_more
 
 
-def _prepare(found: Remembered, scope: Scope, names: _HeaderNames, request: HttpRequest) -> _Prepared:
-    """To be made once."""
-    prepared = found.prepared = _Prepared.of(found.context, scope, request, names)
-    return prepared
-
-
 def _line_of(scope: Scope) -> RequestLine:
     try:
         line: RequestLine = _line(scope)
@@ -197,23 +193,25 @@ def _of_extension(scope: Scope) -> Transport | None:
     return Transport.of_certificates(chain)
 
 
-def _read(scope: Scope, names: _HeaderNames, values: Sequence[bytes], *, tls: bool | None) -> HttpRequest:
+def _read(scope: Scope, *, tls: bool | None) -> HttpRequest:
+    """All but the header lines."""
     kind = scope["type"]
     scheme = scope.get("scheme", "") if tls is None else (_SECURE[kind] if tls else _PLAIN[kind])
-    headers: Sequence[tuple[str, str]] = ()
-    if names:
-        headers = tuple(zip(_decoded(names), [value.decode("latin-1") for value in values]))  # noqa: B905 - pairs
     mount = scope.get("root_path", "")
     # The Host line is among the headers; servers put :authority there, too.
     return HttpRequest(
         scope.get("method", "GET"),
         _target(scope),
         None,
-        headers,
+        (),
         scheme or _PLAIN[kind],
         False,  # noqa: FBT003 - repeated lines are not joined; by position, which is quicker
         _latin1(mount) if mount else "",
     )
+
+
+def _lines(names: _HeaderNames, values: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+    return tuple(zip(_decoded(names), [value.decode("latin-1") for value in values]))  # noqa: B905 - pairs
 
 
 def _decoded(names: _HeaderNames) -> tuple[str, ...]:
