@@ -116,7 +116,7 @@ def compiled(found: list[Rule]) -> WorkloadPolicy:
     documents = to_istio(found)
     text = "\n---\n".join(map(json.dumps, documents))
     began = time.process_time()
-    parsed = parse(text) if len(found) <= max(SIZES) else []
+    parsed = parse(text)
     parse_seconds = time.process_time() - began
     policies = [AuthorizationPolicy.model_validate(document) for document in documents]
     gc.collect()

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from ._accounts import account_name
 from ._host import host_key, host_pattern
@@ -160,16 +161,11 @@ class ClientTls(Model):
             if not name.startswith(_SPIFFE)
         ]
         given = ("client_certificate", "private_key", "ca_certificates", "ca_crl", "credential_name")
-        wrong += [((_camel(name),), "has no place in ISTIO_MUTUAL") for name in given if getattr(self, name)]
+        wrong += [((to_camel(name),), "has no place in ISTIO_MUTUAL") for name in given if getattr(self, name)]
         if self.insecure_skip_verify not in (None, False):
             wrong.append((("insecureSkipVerify",), "who answers is always checked"))
         complain(wrong)
         return self
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
 
 
 class _PortSelector(Model):

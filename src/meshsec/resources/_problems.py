@@ -24,10 +24,10 @@ Path: TypeAlias = tuple[int | str, ...]
 Complaint: TypeAlias = tuple[Path, str]
 """A place below some field, and what is wrong there."""
 
-_NOT_YET: Final = frozenset({
-    ("keys", "issuers"),
-    ("envoyExtAuthzHttp", "includeRequestBodyInCheck"),
-})  # fmt: skip
+_ASKED_FOR: Final[Mapping[tuple[int | str, ...], str]] = {
+    ("keys", "issuers"): "issuers stands beside keys, not in it",
+    ("envoyExtAuthzHttp", "includeRequestBodyInCheck"): "includeRequestBodyInCheck is not supported yet",
+}
 _KEY: Final = "[key]"
 _SHOWN: Final = 80
 _UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
@@ -103,8 +103,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def _unknown(path: Path, model: type) -> str:
     name = str(path[-1])
-    if path[-2:] in _NOT_YET:
-        return f"{name} is not supported yet"
+    if path[-2:] in _ASKED_FOR:
+        return _ASKED_FOR[path[-2:]]
     known = _fields(_model_at(model, path[:-1]))
     if name in known or to_camel(name) in known:
         return f"{name} is given twice, in two spellings"
