@@ -43,6 +43,8 @@ _MESSAGES: dict[str, list[tuple[str, int, int, str]]] = {
     "JWTSVID": [("spiffe_id", _TEXT, _ONE, ""), ("svid", _TEXT, _ONE, ""), ("hint", _TEXT, _ONE, "")],
     "JWTSVIDResponse": [("svids", _MESSAGE, _MANY, "JWTSVID")],
     "JWTBundlesResponse": [("bundles", _MESSAGE, _MANY, "Pair")],
+    "ValidateJWTSVIDRequest": [("audience", _TEXT, _ONE, ""), ("svid", _TEXT, _ONE, "")],
+    "ValidateJWTSVIDResponse": [("spiffe_id", _TEXT, _ONE, ""), ("claims", _BYTES, _ONE, "")],
 }
 
 
@@ -101,6 +103,7 @@ class Agent:
         calls: counts the streams that were opened.
         metadata: what each of them sent along.
         tokens: answers FetchJWTSVID: request → response.
+        validated: answers ValidateJWTSVID likewise.
     """
 
     def __init__(self, address: str) -> None:
@@ -108,6 +111,7 @@ class Agent:
         self.calls = threading.Semaphore(0)
         self.metadata: list[dict[str, Any]] = []
         self.tokens: Callable[[Any], Any] = lambda _request: None
+        self.validated: Callable[[Any], Any] = lambda _request: None
         self._steps: deque[bytes | Refuse | None] = deque()
         self._changed = threading.Condition()
         self._newest = 0
@@ -165,8 +169,14 @@ class Agent:
 
     def token(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """FetchJWTSVID."""
+        return self._say_once(self.tokens(messages()["JWTSVIDRequest"].FromString(request)), context)
+
+    def validate(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """ValidateJWTSVID."""
+        return self._say_once(self.validated(messages()["ValidateJWTSVIDRequest"].FromString(request)), context)
+
+    def _say_once(self, answer: Any, context: grpc.ServicerContext) -> bytes:
         self.metadata.append(dict(context.invocation_metadata()))
-        answer = self.tokens(messages()["JWTSVIDRequest"].FromString(request))
         if isinstance(answer, Refuse):
             context.abort(answer.code, answer.message)
         return bytes(answer.SerializeToString())
@@ -211,6 +221,8 @@ class _Handler(grpc.GenericRpcHandler):
             return None
         if method == "FetchJWTSVID":
             return grpc.unary_unary_rpc_method_handler(self._agent.token)
+        if method == "ValidateJWTSVID":
+            return grpc.unary_unary_rpc_method_handler(self._agent.validate)
         if method in ("FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles"):
             return grpc.unary_stream_rpc_method_handler(self._agent.stream)
         return None

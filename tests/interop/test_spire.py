@@ -20,7 +20,7 @@ import pytest
 
 from interop.spire import FEDERATES, Spire, missing
 from live import free_port
-from meshsec import Mesh, MeshConfig, Workload
+from meshsec import Mesh, MeshConfig, TokenError, Workload
 from meshsec.ca import AuthorityFolder, CertificateAuthority
 from meshsec.cli._ca_listen import Accounts, Listening, listening
 from meshsec.resources import TrustBundle
@@ -185,6 +185,10 @@ def test_tokens_of_the_agent_hold(spires: tuple[Spire, Spire]) -> None:
         token = kept.source.jwt_svid("reviews")
         found = verify_jwt_svid(token, stream.current(), audience="reviews", now=time.time())
         assert found.id == workload_id(spire, "web")
+        assert WorkloadApi(spire.address).validate_jwt_svid(token, "reviews") == found.id
+        for wrong, audience in ((token, "ratings"), (token[:-8] + "AAAAAAAA", "reviews"), ("a.b.c", "reviews")):
+            with pytest.raises(TokenError):
+                WorkloadApi(spire.address).validate_jwt_svid(wrong, audience)
         x509 = WorkloadApi(spire.address).x509_bundles()
         assert TrustDomain(HERE) in {bundle.trust_domain for bundle in x509.current().bundles}
         stream.close()

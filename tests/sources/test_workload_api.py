@@ -543,6 +543,41 @@ def test_no_token_is_an_error(agent: Agent, source: WorkloadApiIdentity, answer:
     assert caught.value.code == code
 
 
+def test_an_agent_verifies_a_token_for_us(agent: Agent) -> None:
+    """Whoever has no bundles is told whose it is."""
+
+    def verified(request: Any) -> object:
+        assert (request.audience, request.svid) == ("reviews", "a.b.c")
+        return messages()["ValidateJWTSVIDResponse"](spiffe_id=str(ID), claims=b"")
+
+    agent.validated = verified
+    assert WorkloadApi(agent.address).validate_jwt_svid("a.b.c", "reviews") == ID
+    assert agent.metadata[0]["workload.spiffe.io"] == "true"
+    with pytest.raises(TokenError, match="letters"):
+        WorkloadApi(agent.address).validate_jwt_svid("a.\udcff.c", "reviews")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Refuse(grpc.StatusCode.INVALID_ARGUMENT, "a.b.c does not hold"), "jwt_signature"),
+        (Refuse(grpc.StatusCode.UNAVAILABLE), "source_failed"),
+        (Refuse(grpc.StatusCode.PERMISSION_DENIED), "source_failed"),
+        ("", "answer_malformed"),
+        ("https://reviews", "answer_malformed"),
+    ],
+)
+def test_a_token_that_an_agent_does_not_vouch_for_is_refused(agent: Agent, answer: Any, code: str) -> None:
+    """Whatever is wrong; no message holds the token."""
+    if isinstance(answer, str):
+        answer = messages()["ValidateJWTSVIDResponse"](spiffe_id=answer)
+    agent.validated = lambda _request: answer
+    with pytest.raises((SvidError, TokenError)) as caught:
+        WorkloadApi(agent.address).validate_jwt_svid("a.b.c", "reviews")
+    assert caught.value.code == code
+    assert "a.b.c" not in str(caught.value)
+
+
 @pytest.mark.parametrize("use", ["x509-svid", "wit-svid"])
 def test_keys_for_something_else_verify_no_token(agent: Agent, tmp_path: Path, use: str) -> None:
     """An agent should not send them; a verifier must not use them."""

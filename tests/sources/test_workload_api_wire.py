@@ -14,12 +14,14 @@ from meshsec.sources._workload_api_wire import (
     Code,
     read_jwt_bundles,
     read_jwt_svids,
+    read_validated,
     read_x509_bundles,
     read_x509_svids,
     write_jwt_request,
+    write_validate_request,
 )
 
-READERS = [read_x509_svids, read_x509_bundles, read_jwt_bundles, read_jwt_svids]
+READERS = [read_x509_svids, read_x509_bundles, read_jwt_bundles, read_jwt_svids, read_validated]
 TEXT = st.text(min_size=1, max_size=20)
 BYTES = st.binary(min_size=1, max_size=300)
 SVIDS = st.lists(st.tuples(TEXT, BYTES, BYTES, BYTES, st.text(max_size=5)), min_size=1, max_size=4)
@@ -60,9 +62,11 @@ def test_bundles_are_read(entries: dict[str, bytes], lists: list[bytes]) -> None
 @settings(max_examples=30)
 @given(st.lists(TEXT, max_size=3), TEXT)
 def test_what_we_write_protobuf_reads(audience: list[str], spiffe_id: str) -> None:
-    """The one request that is not empty."""
+    """The two requests that are not empty."""
     found = messages()["JWTSVIDRequest"].FromString(write_jwt_request(audience, spiffe_id))
     assert (list(found.audience), found.spiffe_id) == (audience, spiffe_id)
+    asked = messages()["ValidateJWTSVIDRequest"].FromString(write_validate_request(spiffe_id, "t"))
+    assert (asked.audience, asked.svid) == (spiffe_id, "t")
 
 
 def test_a_long_text_is_written() -> None:
@@ -114,7 +118,7 @@ def test_a_mandatory_field_is_not_empty(missing: str) -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_an_empty_answer_is_refused(reader: object) -> None:
-    """All four have a list that holds at least one."""
+    """Each has a field that is not empty."""
     with pytest.raises(SvidError):
         reader(b"")  # type: ignore[operator]
 

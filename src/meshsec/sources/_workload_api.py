@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import MeshsecError, SvidError
+from ..errors import MeshsecError, SpiffeIdError, SvidError, TokenError
 from ..jose import KeySet
 from ..spiffe import SpiffeId, TrustDomain, X509Bundle, X509BundleSet, X509Svid, read_jwt_bundle
 from ..tls import Revocations
@@ -18,13 +18,16 @@ from ._identity import WITHDRAWN, Identity
 from ._workload_api_stream import FIRST_LOOK, Pauses, Stream, dial
 from ._workload_api_wire import (
     CallError,
+    Code,
     GivenSvid,
     X509Answer,
     read_jwt_bundles,
     read_jwt_svids,
+    read_validated,
     read_x509_bundles,
     read_x509_svids,
     write_jwt_request,
+    write_validate_request,
 )
 
 __all__ = ["AgentBundles", "WorkloadApi", "WorkloadApiIdentity"]
@@ -148,15 +151,54 @@ class WorkloadApi:
         """
         request = write_jwt_request([audience], str(spiffe_id) if spiffe_id else "")
         try:
-            call = dial(self.address, "FetchJWTSVID", request, patience=TOKEN_PATIENCE, streaming=False)
-            messages = list(call.messages())
+            messages = self._ask("FetchJWTSVID", request)
         except CallError as error:
-            raise SvidError(f"{self.address}: {error}", code="source_failed") from None
+            raise self._failed(error) from None
         tokens = [pair for message in messages for pair in read_jwt_svids(message)]
         for found, token in tokens:
             if spiffe_id is None or found == str(spiffe_id):
                 return token
         raise SvidError(f"{self.address} gave no token of {spiffe_id}", code="answer_malformed")
+
+    def validate_jwt_svid(self, token: str, audience: str) -> SpiffeId:
+        """Have the agent verify a JWT-SVID (Workload API, section 6.2.3). Waits up to five seconds.
+
+        For a program that has no JWT bundles; with them, :func:`meshsec.spiffe.verify_jwt_svid` has to ask nobody.
+
+        Args:
+            token: the compact form.
+            audience: the verifier's own name, which must be in ``aud``.
+
+        Returns:
+            Whose it is.
+
+        Raises:
+            TokenError: ``jwt_signature``: the agent says that it does not hold; ``jwt_malformed``.
+            SvidError: ``source_failed``: the agent is away; ``answer_malformed``.
+
+        NOT checked: anything else than the agent checks.
+        """
+        if not token.isascii():
+            raise TokenError("Jwt has letters that no token has", code="jwt_malformed")
+        try:
+            messages = self._ask("ValidateJWTSVID", write_validate_request(audience, token))
+        except CallError as error:
+            if error.code is Code.INVALID_ARGUMENT:  # its text may hold the token
+                raise TokenError("the agent says that the JWT-SVID does not hold", code="jwt_signature") from None
+            raise self._failed(error) from None
+        names = [read_validated(message) for message in messages]
+        try:
+            (found,) = map(SpiffeId.parse, names)
+        except (ValueError, SpiffeIdError):
+            raise SvidError(f"{self.address} does not say whose token it is", code="answer_malformed") from None
+        return found
+
+    def _ask(self, method: str, request: bytes) -> list[bytes]:
+        """One question and its answer. Raises CallError."""
+        return list(dial(self.address, method, request, patience=TOKEN_PATIENCE, streaming=False).messages())
+
+    def _failed(self, error: CallError) -> SvidError:
+        return SvidError(f"{self.address}: {error}", code="source_failed")
 
 
 def _agent_bundles(message: bytes) -> AgentBundles:

@@ -1,6 +1,6 @@
 """The Workload API's messages (SPIFFE Workload API, workloadapi.proto) as bytes, and gRPC's codes for what fails.
 
-Six small messages, all of them made of text, bytes and messages: reading that takes less than a runtime and its
+Eight small messages, all of them made of text, bytes and messages: reading that takes less than a runtime and its
 generated code would. Sizes are bounded by whoever received the bytes. This file must not know connections, nor what a
 certificate is.
 """
@@ -21,9 +21,11 @@ __all__ = [
     "X509Answer",
     "read_jwt_bundles",
     "read_jwt_svids",
+    "read_validated",
     "read_x509_bundles",
     "read_x509_svids",
     "write_jwt_request",
+    "write_validate_request",
 ]
 
 _VARINT: Final = 0
@@ -113,6 +115,16 @@ def read_jwt_svids(message: bytes) -> list[tuple[str, str]]:
     """``JWTSVIDResponse``: each SPIFFE ID with its token. Raises SvidError (``answer_malformed``)."""
     entries = map(_read, _mandatory(_read(message), 1))
     return [(_text(_one(entry, 1)), _text(_one(entry, 2))) for entry in entries]
+
+
+def read_validated(message: bytes) -> str:
+    """``ValidateJWTSVIDResponse``: the SPIFFE ID; the claims are the token's own. Raises SvidError."""
+    return _text(_one(_read(message), 1))
+
+
+def write_validate_request(audience: str, token: str) -> bytes:
+    """``ValidateJWTSVIDRequest``."""
+    return _field(1, audience.encode()) + _field(2, token.encode())
 
 
 def write_jwt_request(audience: Iterable[str], spiffe_id: str) -> bytes:
