@@ -8,6 +8,7 @@ marked so that the core judges joined values both ways. It must not know policie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -36,6 +37,7 @@ _LINE: Final = (
     "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "wsgi.url_scheme", *_RAW_TARGETS, "HTTP_HOST"
 )  # fmt: skip
 _UNPREFIXED: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+_USUAL_KEYS: Final = 2048  # characters of all names in an environment; longer ones are not remembered
 _PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
 
 
@@ -55,12 +57,11 @@ class MeshMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         connection = self.mesh.connection(_transport(environ))
-        headers = tuple(_headers(environ))
-        names, values = zip(*headers, strict=True) if headers else ((), ())
+        names, values = _lines(environ)
         found = self.mesh.recall(connection, tuple(map(environ.get, _LINE)), names, values)
         if isinstance(found, Remembered) and found.prepared is not None:
             return self._passed(environ, start_response, found.told(values), *found.prepared)
-        request = _read(environ, headers, tls=connection.tls)
+        request = _read(environ, tuple(zip(names, values, strict=True)), tls=connection.tls)
         if isinstance(found, Wanted) and found.caller is not None:
             found = self.mesh.judge_line(request, found) or found
         if isinstance(found, Remembered):
@@ -134,12 +135,22 @@ def _read(environ: WSGIEnvironment, headers: tuple[tuple[str, str], ...], *, tls
     )
 
 
-def _headers(environ: WSGIEnvironment) -> Iterable[tuple[str, str]]:
-    for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            yield key[5:].replace("_", "-").lower(), value
-        elif key in _UNPREFIXED and value:
-            yield _UNPREFIXED[key], value
+def _lines(environ: WSGIEnvironment) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the header lines, lower case, and their values."""
+    keys = tuple(environ)
+    empty = tuple([key for key in _UNPREFIXED if not environ.get(key)])
+    # Servers and clients fill in the same variables again and again, so most are remembered.
+    usual = len("".join(keys)) <= _USUAL_KEYS
+    names, chosen = (_choose if usual else _choose.__wrapped__)(keys, empty)
+    return names, tuple(map(environ.__getitem__, chosen))
+
+
+@lru_cache(1024)
+def _choose(keys: tuple[str, ...], empty: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of an environment's keys those of header lines, behind the names of these."""
+    chosen = [key for key in keys if key.startswith("HTTP_") or (key in _UNPREFIXED and key not in empty)]
+    names = [_UNPREFIXED.get(key) or key[5:].replace("_", "-").lower() for key in chosen]
+    return tuple(names), tuple(chosen)
 
 
 def _target(environ: WSGIEnvironment) -> str:
