@@ -485,6 +485,7 @@ def test_a_renewed_certificate_retires_the_connection(place: Place, honest: int)
             seen = [ask(it, "Talk")[0].rpartition(b" ")[2] for _ in range(20)]
             assert seen[-1] == digest
             assert seen == sorted(seen, key=digest.__eq__)
+        assert (tunnel._services._retired, len(tunnel._services._closable)) == (set(), 0)
 
 
 def test_traffic_does_not_notice_rotations(place: Place, honest: int) -> None:

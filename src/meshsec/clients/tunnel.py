@@ -25,7 +25,7 @@ from typing import Final, Self
 from ..errors import SvidError
 from ..mesh import Mesh
 from ..tls import MeshSSLContext
-from ._services import MAX_AGE, Lease, Route, ServicePools, dial
+from ._services import MAX_AGE, Route, ServicePools, dial
 
 __all__ = ["Tunnel"]
 
@@ -128,9 +128,9 @@ class Tunnel:
         try:
             if _is_our_own(writer.get_extra_info("socket")):
                 route = self._route()
-                lease = self._services.lease(route)
-                there, back = await _dial(route, lease.pool)
-                link = _Link(writer, lease)
+                context = self._services.current(route)
+                there, back = await _dial(route, context)
+                link = _Link(writer, context)
                 self._links.add(link)
                 try:
                     await _until_one_ends(self._copy(reader, back), _copy_frames(there, link))
@@ -153,11 +153,12 @@ class Tunnel:
     def _retire(self) -> None:
         """Ask for no new calls on connections that stand on what has changed."""
         try:
-            current = self._services.lease(self._route())
+            current = self._services.current(self._route())
         except SvidError:
             current = None  # nobody may answer any more
+        self._services.take_closable()  # there is nothing to close in a context
         for link in self._links:
-            if link.lease is not current and link.open_to_frames and not link.retired:
+            if link.context is not current and link.open_to_frames and not link.retired:
                 link.retired = True
                 link.writer.write(_GOAWAY)
 
@@ -168,14 +169,14 @@ class _Link:
 
     Attributes:
         writer: to the client.
-        lease: what the connection stands on.
+        context: what the connection stands on.
         open_to_frames: whether one of ours may come next: not before the server's first, which the client waits for,
             and not within a block of headers (RFC 9113 section 6.10).
         retired: whether the client was asked for no new calls.
     """
 
     writer: asyncio.StreamWriter
-    lease: Lease[MeshSSLContext]
+    context: MeshSSLContext
     open_to_frames: bool = False
     retired: bool = False
 
