@@ -20,7 +20,7 @@ from meshsec.authn import (
     compile_request_authentication,
 )
 from meshsec.authn import _cache as cache_module
-from meshsec.authn._cache import token_digest
+from meshsec.authn._digest import secret_proof
 from meshsec.decision import Reason
 from meshsec.jose import KeySet, VerificationKey
 from meshsec.resources import JWTRule, RequestAuthentication
@@ -228,20 +228,31 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(cache._entries.young) <= 4
         assert len(cache._entries.old) <= 4
         assert len(cache._entries.marks) <= 16
-    digest = token_digest(GOOD)
-    assert digest in cache._entries.young or digest in cache._entries.old
+    assert hash(GOOD) in cache._entries.young or hash(GOOD) in cache._entries.old
 
 
 def test_it_holds_no_token() -> None:
-    """Neither token nor signature, and a digest that is another one in another process; nothing shows in repr."""
+    """Neither token nor signature, and digests that are others in another process; nothing shows in repr."""
     policy, cache = compiled(), TokenCache()
     for _ in range(3):
         judge(policy, snapshot(cache=cache))
-    (digest,) = cache._entries.young
-    assert digest == token_digest(GOOD)
-    entry = cache._entries.young[digest]
+    ((key, entry),) = cache._entries.young.items()
+    assert key == hash(GOOD)
+    assert entry.proof == secret_proof(GOOD.encode())
     assert GOOD.split(".")[2].encode() not in entry.token.payload
     assert repr(cache) == "TokenCache()"
+
+
+def test_two_tokens_of_one_hash_are_two_tokens() -> None:
+    """Whoever finds a token whose hash is another's does not get that one's place."""
+    policy, cache = compiled(), TokenCache()
+    for _ in range(3):
+        judge(policy, snapshot(cache=cache))
+    entry = cache._entries.young[hash(GOOD)]
+    assert cache.find(GOOD, entry.profile, NOW) is entry.token
+    other = mint(sub="mallory")
+    cache._entries.keep(hash(other), entry)
+    assert cache.find(other, entry.profile, NOW) is None
 
 
 def test_expired_entries_are_not_kept_alive() -> None:
@@ -263,7 +274,7 @@ def test_a_long_token_is_not_kept(verified: list[str]) -> None:
     """4,096 characters are, one more is not; and a longer one is never taken for one that is."""
     policy, cache = compiled(), TokenCache()
     keys = snapshot(cache=cache)
-    filler = next(size for size in range(2000, 4000) if len(mint(filler="x" * size)) >= cache_module.LONGEST - 1)
+    filler = next(size for size in range(2000, 4000) if len(mint(filler="x" * size)) >= cache_module._LONGEST - 1)
     for size in (filler - 10, filler + 10):
         token = mint(filler="x" * size)
         for _ in range(4):

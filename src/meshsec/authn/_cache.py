@@ -12,22 +12,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .._generations import Generations
-from ._digest import secret_digest
+from ._digest import secret_proof
 from ._token import TokenProfile, VerifiedToken
 
-__all__ = ["LONGEST", "TokenCache", "token_digest"]
+__all__ = ["TokenCache"]
 
 _MOST: Final = 2048  # of each generation; an entry takes about 2 KiB
-LONGEST: Final = 4096  # characters of a token that is worth its place
-
-
-def token_digest(token: str) -> Hashable:
-    """A digest of the token's first characters: of all of them, where it is short enough to be kept."""
-    return secret_digest(token[: LONGEST + 1].encode("utf-8", "replace"))
+_LONGEST: Final = 4096  # characters of a token that is worth its place
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    proof: Hashable
     token: VerifiedToken
     profile: TokenProfile
     begins: float
@@ -42,16 +38,22 @@ class TokenCache:
     that did not hold leave no trace at all.
     """
 
-    _entries: Generations[Hashable, _Entry] = field(default_factory=lambda: Generations(_MOST), repr=False)
+    _entries: Generations[int, _Entry] = field(default_factory=lambda: Generations(_MOST), repr=False)
 
-    def find(self, digest: Hashable, profile: TokenProfile, now: float) -> VerifiedToken | None:
+    def find(self, text: str, profile: TokenProfile, now: float) -> VerifiedToken | None:
         """The token, if it held for this very profile and its times hold now."""
-        entry = self._entries.find(digest)
-        if entry is None or entry.profile is not profile:
+        # Python's own hash says that most are not here; only of one that may be it is more asked.
+        entry = self._entries.find(hash(text)) if len(text) <= _LONGEST else None
+        if entry is None or entry.profile is not profile or entry.proof != _proof(text):
             return None
         return entry.token if entry.begins <= now <= entry.ends else None
 
-    def add(self, digest: Hashable, profile: TokenProfile, token: VerifiedToken) -> None:
+    def add(self, text: str, profile: TokenProfile, token: VerifiedToken) -> None:
         """Remember a token that was verified just now, if it was before."""
-        if not self._entries.is_new(digest):
-            self._entries.keep(digest, _Entry(token, profile, *profile.lifetime(token.claims)))
+        if len(text) <= _LONGEST and not self._entries.is_new(hash(text)):
+            entry = _Entry(_proof(text), token, profile, *profile.lifetime(token.claims))
+            self._entries.keep(hash(text), entry)
+
+
+def _proof(text: str) -> Hashable:
+    return secret_proof(text.encode("utf-8", "surrogatepass"))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from .._values import quick
 from ..decision import Reason
 from ..errors import TokenError
-from ._cache import LONGEST, token_digest
 from ._keys import KeySnapshot, KeySource, Refused
 from ._locate import Location
 from ._rule import Rule
@@ -39,12 +38,10 @@ def judge_text(
     Raises:
         TokenError: it has not the form of a token.
     """
-    digest = None
     for rule in rules:
         cache = rule.state(snapshot).cache
         if cache is not None:
-            digest = token_digest(text) if digest is None else digest
-            known = cache.find(digest, rule.profile, now)
+            known = cache.find(text, rule.profile, now)
             # Only the first of the rules for a token is ever remembered, and whose turn it is depends on the path.
             if known and (
                 len(rules) == 1 or rule is _responsible(rules, known.principal.issuer, known.principal.subject)[0]
@@ -53,10 +50,10 @@ def judge_text(
     token = read_token(text)
     responsible = _responsible(rules, token.unverified_issuer, token.unverified_subject)
     found = judge(token, location, responsible, snapshot, now)
-    if digest is not None and isinstance(found, Accepted) and found.rule is responsible[0]:
+    if isinstance(found, Accepted) and found.rule is responsible[0]:
         cache = found.rule.state(snapshot).cache
-        if cache is not None and len(text) <= LONGEST:
-            cache.add(digest, found.rule.profile, found.token)
+        if cache is not None:
+            cache.add(text, found.rule.profile, found.token)
     return found
 
 
