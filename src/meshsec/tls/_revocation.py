@@ -95,16 +95,15 @@ class Revocations:
         if not self.entries and not self.pending:
             return
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
-        entries = self.entries
-        if self.pending:
-            entries |= self._proven_by([*certificates[1:], *authorities])
+        lists = [self.entries, *self._proven_by([*certificates[1:], *authorities])]
         for certificate in certificates:
-            if (_folded(certificate.issuer), certificate.serial_number) in entries:
+            named = (_folded(certificate.issuer), certificate.serial_number)
+            if any(named in entries for entries in lists):
                 raise SvidError(f"certificate {certificate.serial_number:x} is revoked", code="certificate_revoked")
 
-    def _proven_by(self, signers: Iterable[x509.Certificate]) -> _Entries:
-        ders = [signer.public_bytes(Encoding.DER) for signer in signers]
-        return frozenset().union(*(_entries(crl, signer) for crl in self.pending for signer in ders))
+    def _proven_by(self, signers: Iterable[x509.Certificate]) -> list[_Entries]:
+        ders = [signer.public_bytes(Encoding.DER) for signer in signers] if self.pending else []
+        return [_entries(crl, signer) for crl in self.pending for signer in ders]
 
 
 @lru_cache(_RECALLED)
