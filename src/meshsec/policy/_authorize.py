@@ -13,10 +13,10 @@ from typing import Final
 from ..attributes import Attributes, Bound, Connection, HttpRequest, RequestFacts, RequestPrincipal
 from ..authn import TokenResult
 from ..authz import CompiledAuthorization, Verdict
-from ..decision import Decision, Edits, Outcome
+from ..decision import NO_EDITS, Decision, Edits, Outcome
 from ._decisions import by_verdict, strictest
 
-__all__ = ["authorize"]
+__all__ = ["authorize", "edits_of"]
 
 _DENIED: Final = "RBAC: access denied"
 
@@ -28,17 +28,30 @@ def authorize(
     facts: RequestFacts,
     token: TokenResult,
     bound: Bound | None = None,
+    *,
+    edits: Edits | None = None,
 ) -> Decision:
-    """Judge every reading of the path; the first refusal wins, so the strictest reading does."""
+    """Judge every reading of the path; the first refusal wins, so the strictest reading does.
+
+    Args:
+        edits: what :func:`edits_of` said of this token before.
+    """
     verdict, attributes = _verdict(rules, connection, token.seen or facts, token.principal, bound)
     details: Callable[[], str] = partial(rules.explain, attributes)
     if not verdict.allowed:
         return by_verdict(verdict, Outcome.DENY, _DENIED, details)
     raw = facts.target.raw if token.query is None else _with_query(facts.target.path, token.query)
-    if raw == request.target and not token.remove_headers and not token.add_headers:
-        return by_verdict(verdict, Outcome.ALLOW, "", details)
-    edits = Edits(None if raw == request.target else raw, token.remove_headers, token.add_headers)
+    edits = edits_of(token) if edits is None else edits
+    if raw != request.target:
+        edits = Edits(raw, edits.remove_headers, edits.add_headers)
     return by_verdict(verdict, Outcome.ALLOW, "", details, edits)
+
+
+def edits_of(token: TokenResult) -> Edits:
+    """What tokens change about a request, but for its target."""
+    if not token.remove_headers and not token.add_headers:
+        return NO_EDITS
+    return Edits(None, token.remove_headers, token.add_headers)
 
 
 def _verdict(

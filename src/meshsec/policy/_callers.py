@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
 
 from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts
 from ..authn import CompiledRequestAuthentication, KeySnapshot, TokenResult, is_preflight_head
 from ..authz import CompiledAuthorization
 from ..decision import Decision
-from ._authorize import authorize
+from ._authorize import authorize, edits_of
 from ._form import Form
 from ._memo import Caller, DecisionMemo, Remembered, Standing, Wanted, find_token
 
 __all__ = ["Callers"]
-
-_NO_HEADERS: Final = MappingProxyType[str, tuple[str, ...]]({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +75,13 @@ class Callers:
         facts = self.form.read(request)
         if isinstance(facts, Decision):
             return
-        known = facts.with_headers(_NO_HEADERS)
+        standing = self._standing(connection, request, facts, keys, now)
+        if standing is None:
+            return
+        known = facts.with_headers(standing.headers)
         caller = wanted.caller or Caller(connection, known, is_preflight_head(facts))
         situation = self.tokens.situation(facts, preflight=caller.preflight)
-        standing = self._standing(connection, request, facts, keys, now)
-        if situation is None or standing is None:
+        if situation is None:
             return
         # Whoever's decision something else had a part in is judged anew each time.
         if self._judged(caller, standing, request, known) == context:
@@ -103,12 +102,14 @@ class Callers:
         seen = (token.seen or facts).headers
         headers = MappingProxyType({name: lines for name, lines in seen.items() if name in self.rules.headers})
         kept = TokenResult(token.principal, None, token.remove_headers, token.add_headers)
-        return Standing(kept, headers, place, window[0], min(window[1], _end(connection)))
+        return Standing(kept, edits_of(kept), headers, place, window[0], min(window[1], _end(connection)))
 
     def _judged(self, caller: Caller, standing: Standing, request: HttpRequest, facts: RequestFacts) -> AuthContext:
         """By the rules, of nothing but what is known."""
         token, connection = standing.token, caller.connection
-        decision = authorize(self.rules, connection, request, facts.with_headers(standing.headers), token)
+        if facts.headers is not standing.headers:
+            facts = facts.with_headers(standing.headers)
+        decision = authorize(self.rules, connection, request, facts, token, edits=standing.edits)
         return AuthContext(connection.peer, token.principal, decision, None, self.form.metadata_url)
 
 

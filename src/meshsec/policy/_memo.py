@@ -22,6 +22,7 @@ from .._generations import Generations
 from .._values import quick
 from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts, are_clean_values
 from ..authn import KeySnapshot, TokenResult, secret_digest
+from ..decision import Edits
 
 __all__ = ["Caller", "DecisionMemo", "Remembered", "RequestLine", "Standing", "Wanted", "find_token"]
 
@@ -75,7 +76,8 @@ class Standing:
     """What a caller's tokens came to.
 
     Attributes:
-        token: the end user, and the edits.
+        token: the end user.
+        edits: what the tokens change.
         headers: as the rules see them, and only those that they look at.
         token_at: where the principal's token stands.
         begins: the first moment at which all this holds.
@@ -83,6 +85,7 @@ class Standing:
     """
 
     token: TokenResult
+    edits: Edits = field(repr=False)
     headers: Mapping[str, tuple[str, ...]] = field(repr=False)
     token_at: TokenAt | None
     begins: float
@@ -95,7 +98,7 @@ class Caller:
 
     Attributes:
         connection: as it was judged.
-        facts: of the first request; without headers.
+        facts: of the first request; with the headers that rules look at, as they see them.
         preflight: whether the headers are those of a CORS preflight.
         standings: by what a request line has to do with the tokens.
     """
