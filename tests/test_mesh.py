@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from meshsec import ConfigError, Connection, HttpRequest, Mesh, MeshConfig, Outcome, Reason, Workload, WorkloadPolicy
 from meshsec.ca import CertificateAuthority, write_identity
-from meshsec.resources import PeerAuthentication
+from meshsec.mesh import _mesh
+from meshsec.resources import PeerAuthentication, parse
 from meshsec.testing import TestIssuer
+from waiting import PATIENCE, until
 from world import World, serve
 
 ISSUER = TestIssuer()
@@ -85,6 +88,78 @@ def test_broken_core_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch, capl
     decision = mesh.decide(Connection(), REQUEST)
     assert (decision.outcome, decision.status, decision.reason) == (Outcome.DENY, 500, Reason.INTERNAL_ERROR)
     assert "ZeroDivisionError" in caplog.text
+
+
+class _Limit:
+    """A process in which only so many more threads can begin."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+        self.left = left
+        self.begun: list[threading.Thread] = []
+        begin = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if not self.left:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            self.begun.append(thread)
+            begin(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+    def lasting(self) -> list[str]:
+        """The names of those that live, but for fetches."""
+        return sorted(one.name for one in self.begun if one.is_alive() and one.name != "meshsec-fetch")
+
+
+def _threefold() -> Mesh:
+    """A mesh with keys, policies and an identity to keep fresh."""
+    mesh = Mesh(
+        workload=Workload(name="web", namespace="prod", service_account="web"),
+        resources=parse(
+            POLICY.replace(f"jwks: '{ISSUER.jwks}', presence: REQUIRED", "jwksUri: 'http://127.0.0.1:1'")
+        ),
+        config=MeshConfig(allow_no_policy=True),
+        identity=World().identity("web"),
+    )
+    assert mesh.status()["keys"]
+    return mesh
+
+
+THREADS = ["meshsec", "meshsec-identity", "meshsec-keys"]
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_without_threads_requests_are_refused_until_there_are(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies and certificates would grow old unseen; whichever thread is lacking, none lives twice in the end."""
+    mesh, limit = _threefold(), _Limit(monkeypatch, left)
+    refused = mesh.decide(Connection(), REQUEST)
+    assert (refused.outcome, refused.status, refused.reason) == (Outcome.DENY, 500, Reason.INTERNAL_ERROR)
+    limit.left = 0
+    assert asyncio.run(mesh.decide_async(Connection(), REQUEST)) == refused
+    assert mesh.recall(Connection(), (), (), ()) is None
+    with pytest.raises(RuntimeError, match="new thread"):
+        mesh.start()
+    limit.left = 10
+    assert mesh.decide(Connection(), REQUEST).allowed
+    until(lambda: limit.lasting() == THREADS)
+    mesh.close()
+    until(lambda: limit.lasting() == [])
+
+
+def test_a_turn_that_outlasts_a_close_is_the_last_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun again meanwhile, the mesh has one thread of each kind."""
+    monkeypatch.setattr(_mesh, "_POLL_SECONDS", 0.01)
+    mesh, limit = _threefold(), _Limit(monkeypatch, 100)
+    entered, leave = threading.Event(), threading.Event()
+    monkeypatch.setattr(mesh._policies, "refresh", lambda: (entered.set(), leave.wait(PATIENCE)))
+    mesh.start()
+    assert entered.wait(PATIENCE)
+    mesh.close()
+    mesh.start()
+    leave.set()
+    until(lambda: limit.lasting() == THREADS)
+    mesh.close()
 
 
 def test_identity_is_optional_until_tls_is_asked_for(folder: Path) -> None:

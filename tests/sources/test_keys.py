@@ -525,6 +525,26 @@ def test_no_thread_to_be_had_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch) 
     assert world.state().keys == OLD
 
 
+def test_a_background_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next start, or by the next look at the policies; new sources count meanwhile."""
+    monkeypatch.setattr(_keys, "_TICK", 0.01)
+    world = World()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            world.store.start()
+        world.store.replace([SOURCE, OTHER])
+        assert set(world.store.snapshot()) == {SOURCE, OTHER}
+    world.store.replace([SOURCE, OTHER])
+    world.now += 2 * CONFIG.cooldown
+    until(lambda: world.state(OTHER).keys == OLD)
+    world.store.close()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_during_a_fetch_leaves_the_child_able() -> None:
     """The child's store has no thread in the air, no held lock and may fetch at once."""

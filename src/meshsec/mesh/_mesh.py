@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -90,7 +91,7 @@ class Mesh:
         self._authorizers = Authorizers(providers or {}, self._dial)
         self._keys = KeyStore(first.policy.sources, first.config.keys, issuers=first.config.issuers)
         self._policies = PolicyKeeper(first, self._keys)
-        self._driver = Driver(self._policies, self._keys, self._authorizers)
+        self._driver = Driver(self._policies, self._keys, self._authorizers, begin=self.start)
         self._outgoing: tls.MeshSSLContext | None = None
         self._identity = None if identity is None else kept_identity(identity, workload, first.config)
         material = None if self._identity is None else self._identity.material
@@ -163,9 +164,10 @@ class Mesh:
     ) -> Remembered | Wanted | None:
         """What is remembered of a request: see :meth:`meshsec.policy.DecisionMemo.recall`."""
         if not self._running:
-            self.start()
+            with suppress(RuntimeError):  # judging it refuses it
+                self.start()
         memo = self._policies.current.policy.memo
-        if memo is None:
+        if memo is None or not self._running:
             return None
         try:
             return memo.recall(connection, line, names, values, self._keys.snapshot(), time.time())
@@ -178,14 +180,12 @@ class Mesh:
 
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
-        self.start()
         return self._driver.judge(self._as_forwarded(connection, request), request, wanted)
 
     def judge_soon(
         self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None
     ) -> AuthContext | Coroutine[Any, Any, AuthContext]:
         """As :meth:`judge`, but where something must be asked first, that is to be awaited."""
-        self.start()
         return self._driver.judge_soon(self._as_forwarded(connection, request), request, wanted)
 
     async def judge_async(self, connection: Connection, request: HttpRequest) -> AuthContext:
@@ -294,17 +294,25 @@ class Mesh:
     # ---------------------------------------------------------------- living
 
     def start(self) -> None:
-        """Start the background threads, once per process. Called on first use; calling it early fails early."""
+        """Start the background threads, once per process. Called on first use; calling it early fails early.
+
+        Raises:
+            RuntimeError: no thread can begin; requests are refused until one can.
+        """
         if self._running:
             return
         with self._lock:
             if self._running:
                 return
-            self._stop.clear()
-            self._keys.start()
-            self._keep(self._policies.refresh, "meshsec")
-            if self._identity is not None:
-                self._keep(partial(self._renew, self._identity), "meshsec-identity")
+            stop = self._stop = threading.Event()  # what an earlier start left behind keeps the one it was given
+            try:
+                self._keys.start()
+                _keep(self._policies.refresh, stop, "meshsec")
+                if self._identity is not None:
+                    _keep(partial(self._renew, self._identity, stop), stop, "meshsec-identity")
+            except BaseException:
+                stop.set()
+                raise
             self._running = True
 
     def close(self) -> None:
@@ -317,13 +325,9 @@ class Mesh:
                 self._identity.close()
             self._running = False
 
-    def _keep(self, step: Callable[[], object], name: str) -> None:
-        """What waits for others (an agent, an authority) has a thread of its own: it delays no policy."""
-        threading.Thread(target=_live, args=(step, self._stop), name=name, daemon=True).start()
-
-    def _renew(self, identity: IdentityKeeper) -> None:
+    def _renew(self, identity: IdentityKeeper, stop: threading.Event) -> None:
         identity.refresh(time.time())
-        if self._stop.is_set():  # closed meanwhile: what this turn may have opened again is closed again
+        if stop.is_set():  # closed meanwhile: what this turn may have opened again is closed again
             identity.close()
         self._contexts.prepare()
 
@@ -354,6 +358,11 @@ class Mesh:
             "keys": self._keys.status(),
             "providers": self._authorizers.status(version.config.extension_providers),
         }
+
+
+def _keep(step: Callable[[], object], stop: threading.Event, name: str) -> None:
+    """What waits for others (an agent, an authority) has a thread of its own: it delays no policy."""
+    threading.Thread(target=_live, args=(step, stop), name=name, daemon=True).start()
 
 
 def _live(step: Callable[[], object], stop: threading.Event) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from ..attributes import AuthContext, Connection, HttpRequest
@@ -32,12 +32,16 @@ class Driver:
         policies: the version in force.
         keys: answers questions for keys.
         authorizers: answer questions for checks.
+        begin: called before each judgement: begins to keep all of these fresh, where nothing does yet.
     """
 
-    def __init__(self, policies: PolicyKeeper, keys: KeyStore, authorizers: Authorizers) -> None:
+    def __init__(
+        self, policies: PolicyKeeper, keys: KeyStore, authorizers: Authorizers, *, begin: Callable[[], None]
+    ) -> None:
         self._policies = policies
         self._keys = keys
         self._authorizers = authorizers
+        self._begin = begin
 
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:
         """Say who calls and whether they may. Waits in this thread for one fetch of keys, and for authorizers."""
@@ -93,6 +97,7 @@ class Driver:
         wanted: Wanted | None = None,
     ) -> AuthContext | NeedKeys | NeedCheck:
         try:
+            self._begin()
             if answers and len(answers) > 1 + len(policy.custom.providers):
                 raise RuntimeError("the policy asks without end")
             keys, now = self._keys.snapshot(), time.time()

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -148,16 +148,16 @@ class KeyStore:
         wanted = {source: source.timeout for source in sources}
         new = {source: self._shelf(source) for source in wanted if source not in self._shelves}
         with self._lock:
-            if wanted == {source: shelf.source.timeout for source, shelf in self._shelves.items()}:
-                return
-            kept = self._shelves
-            self._shelves = {source: kept.get(source) or new[source] for source in wanted}
-            for source, shelf in self._shelves.items():
-                shelf.source = source  # equal, but for the time that its fetches may take
-            self._publish()
+            if wanted != {source: shelf.source.timeout for source, shelf in self._shelves.items()}:
+                kept = self._shelves
+                self._shelves = {source: kept.get(source) or new[source] for source in wanted}
+                for source, shelf in self._shelves.items():
+                    shelf.source = source  # equal, but for the time that its fetches may take
+                self._publish()
             running = self._running
         if running:
-            self.start()
+            with suppress(RuntimeError):  # where no thread can begin now, the next call tries again
+                self.start()
             self.refresh_due()
 
     def _shelf(self, source: KeySource) -> Shelf:
@@ -166,13 +166,18 @@ class KeyStore:
         return Shelf.of(source, config, found.keys, self._clock() - found.age) if found else Shelf.of(source, config)
 
     def start(self) -> None:
-        """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already."""
+        """Fetch what is due, and refresh it from now on in a thread of our own. Harmless when it runs already.
+
+        Raises:
+            RuntimeError: no thread can begin; the next call tries again.
+        """
         with self._lock:
             self._running = True
             if self._stop is not None or not self._shelves:
                 return
-            self._stop = threading.Event()
-            threading.Thread(target=self._live, args=(self._stop,), name="meshsec-keys", daemon=True).start()
+            stop = threading.Event()
+            threading.Thread(target=self._live, args=(stop,), name="meshsec-keys", daemon=True).start()
+            self._stop = stop
         self.refresh_due()
 
     def close(self) -> None:
