@@ -8,7 +8,7 @@ from ._client_cert import ClientCertFormat, read_client_cert, read_client_cert_c
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
 from ._path import Target, read_target
 from ._refusal import Refusal
-from ._request import RequestFacts, are_clean_values, read_line, read_request
+from ._request import RequestFacts, are_clean_lines, read_line, read_request
 
 __all__ = [
     "Attributes",
@@ -22,7 +22,7 @@ __all__ = [
     "RequestFacts",
     "RequestPrincipal",
     "Target",
-    "are_clean_values",
+    "are_clean_lines",
     "freeze_claims",
     "read_client_cert",
     "read_client_cert_chain",

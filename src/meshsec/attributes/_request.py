@@ -21,7 +21,7 @@ from ._facts import HttpRequest
 from ._path import Target, read_target
 from ._refusal import Refusal
 
-__all__ = ["RequestFacts", "are_clean_values", "read_line", "read_request"]
+__all__ = ["RequestFacts", "are_clean_lines", "read_line", "read_request"]
 
 # Some WSGI servers take these from a header, which would move the mount under the path that is judged.
 _CGI: Final = frozenset({"script-name", "script_name", "path-info", "path_info"})
@@ -204,14 +204,14 @@ def _read_names(names: tuple[str, ...]) -> _Names | Refusal:
     return _Names(lower, repeated, Refusal(Reason.HEADER_INVALID, told) if framed else None)
 
 
-def are_clean_values(values: bytes) -> bool:
-    """Whether header values, written one behind the other, hold no control character."""
-    return not values.translate(None, _IN_VALUES)
+def are_clean_lines(values: Iterable[bytes]) -> bool:
+    """Whether header values hold no control character."""
+    return not b"".join(values).translate(None, _IN_VALUES)
 
 
 def _are_clean(values: Iterable[str]) -> bool:
     try:
-        return are_clean_values("".join(values).encode("latin-1"))
+        return are_clean_lines(["".join(values).encode("latin-1")])
     except UnicodeEncodeError:
         return False
 

@@ -49,10 +49,16 @@ class Evidence:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
         if transport is None:
             return _UNKNOWN
-        known, now = transport.found, time.time()
-        if isinstance(known, _Known) and known.by is self and known.until > now and known.material is self._current():
+        known, source = transport.found, self.material
+        material = None if source is None else source.current()
+        if (
+            isinstance(known, _Known)
+            and known.by is self
+            and known.material is material
+            and known.until > time.time()
+        ):
             return known.connection
-        material, verified = self._current(), self._verified(transport)
+        verified = self._verified(transport)
         peer, rejected = self._recheck(verified)
         connection = Connection(
             source_ip=transport.source_ip,
@@ -69,9 +75,6 @@ class Evidence:
             ends = math.inf if verified is None else verified.not_after
             transport.note(_Known(self, material, ends, connection))
         return connection
-
-    def _current(self) -> tls.TlsMaterial | None:
-        return None if self.material is None else self.material.current()
 
     def _verified(self, transport: Transport) -> tls.VerifiedPeer | None:
         """Our own TLS's verdict; a certificate that another's TLS took is judged here, at every request."""

@@ -162,7 +162,8 @@ class _Prepared:
             changed["headers"] = [*(headers if self.kept is None else compress(headers, self.kept)), *self.added]
         if transport is not None and transport.extension is not None:
             # A server that fills it by itself one day knows better.
-            changed["extensions"] = {"tls": transport.extension, **(scope.get("extensions") or {})}
+            others = scope.get("extensions")
+            changed["extensions"] = {"tls": transport.extension, **others} if others else {"tls": transport.extension}
         return changed
 
     def adding(self, send: Send) -> Send:

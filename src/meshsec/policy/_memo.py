@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from .._generations import Generations
 from .._values import quick
-from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts, are_clean_values
+from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts, are_clean_lines
 from ..authn import KeySnapshot, TokenResult, secret_digest
 from ..decision import Edits
 
@@ -189,7 +189,7 @@ class _Shape:
             _DIGESTS[text, len(secrets_at) > 1],
             _several(plain_at),
             _several([index for index, counts in enumerate(counting) if not counts]),
-            _are_clean_texts if text else _are_clean_bytes,
+            _are_clean_texts if text else are_clean_lines,
         )
 
     def length(self, values: _Values) -> int:
@@ -301,12 +301,8 @@ def _several(indexes: Sequence[int]) -> Callable[[_Values], _Values] | None:
     return itemgetter(*indexes, *indexes[:1]) if indexes else None
 
 
-def _are_clean_bytes(values: _Values) -> bool:
-    return are_clean_values(b"".join(values))
-
-
 def _are_clean_texts(values: _Values) -> bool:
-    return are_clean_values("".join(values).encode("latin-1"))
+    return are_clean_lines(["".join(values).encode("latin-1")])
 
 
 # By whether values are text, and whether there are several: then the bytes tell where one ends and the next begins.
