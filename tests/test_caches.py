@@ -449,7 +449,7 @@ class World:
             assert mesh._identity is not None
             for _ in range(2):  # a file counts when it is found the same again
                 mesh._policies.refresh()
-                mesh._renew(mesh._identity)
+                mesh._renew(mesh._identity, mesh._stop)
             mesh._keys.refresh_due()
             self.land(mesh)
             assert mesh._policies.status()["failure"] is None
