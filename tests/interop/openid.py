@@ -15,6 +15,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,19 +52,32 @@ def unavailable() -> str | None:
     if npm is None or shutil.which("node", path=_SEARCHED) is None:
         return "there is no node with npm"
     folder = _folder()
-    if (folder / "node_modules" / "oidc-provider").is_dir():
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(SOURCES / "package.json", folder)
+    return None if folder.is_dir() else _install(npm, folder)
+
+
+def _install(npm: str, folder: Path) -> str | None:
+    """The folder appears in one step: what was cut off half way never counts. Why it cannot be had, or None."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=_environment())
-    return None if done.returncode == 0 else f"npm install says: {done.stderr.strip()[-300:]}"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as spare:
+        whole = Path(spare, "whole")
+        whole.mkdir()
+        shutil.copy(SOURCES / "package.json", whole)
+        done = subprocess.run(command, cwd=whole, capture_output=True, text=True, check=False, env=_environment())
+        if done.returncode:
+            return f"npm install says: {done.stderr.strip()[-300:]}"
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    return None
 
 
 def _folder() -> Path:
     """One for each version that is wanted, in the environment."""
     wanted = hashlib.sha256((SOURCES / "package.json").read_bytes()).hexdigest()[:12]
-    return Path(sys.prefix) / "share" / "meshsec-interop" / f"provider-{wanted}"
+    return Path(sys.prefix) / "share" / "meshsec-interop" / f"oidc-provider-{wanted}"
 
 
 def _environment() -> dict[str, str]:

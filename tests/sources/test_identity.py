@@ -13,7 +13,8 @@ from meshsec.errors import SvidError
 from meshsec.resources import MeshConfig, Workload
 from meshsec.sources import AuthorityIdentity, FileIdentity, IdentityKeeper, configured_identity
 from meshsec.sources._identity import DEFAULT_FOLDERS
-from meshsec.spiffe import SpiffeId
+from meshsec.spiffe import SpiffeId, X509Bundle
+from pki import TestCA
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -73,6 +74,26 @@ def test_plain_files_are_read_too(tmp_path: Path, authority: CertificateAuthorit
     keeper = IdentityKeeper(FileIdentity(tmp_path, "cluster.local"), expected=ID)
     keeper.load(NOW)
     assert serial(keeper) == svid.serial
+
+
+def test_plain_files_that_are_being_written_are_waited_for(tmp_path: Path, authority: CertificateAuthority) -> None:
+    """The first of two roots alone would be a bundle, and ours; each change counts when it is found again."""
+    svid = authority.issue_x509_svid(ID, now=NOW)
+    (tmp_path / "cert-chain.pem").write_bytes(svid.chain_pem())
+    (tmp_path / "key.pem").write_bytes(svid.key_pem())
+    roots = tmp_path / "root-cert.pem"
+    both = X509Bundle("cluster.local", [*authority.bundle.x509_authorities, TestCA("cluster.local").certificate])
+    roots.write_bytes(both.to_pem())
+    source = FileIdentity(tmp_path, "cluster.local")
+    first = source.read(NOW)
+    assert first.bundle == both
+    roots.write_bytes(authority.bundle.to_pem())
+    assert source.read(NOW) is first
+    roots.write_bytes(both.to_pem())
+    assert source.read(NOW) is source.read(NOW) is first
+    roots.write_bytes(authority.bundle.to_pem())
+    assert source.read(NOW) is first
+    assert source.read(NOW).bundle == authority.bundle
 
 
 def _other_key(folder: Path, authority: CertificateAuthority) -> None:

@@ -114,6 +114,19 @@ class StaticIdentity:
         return self.identity
 
 
+_Texts = tuple[bytes, ...]
+
+
+class _Last:
+    """What a folder held at the last look, and what was made of it."""
+
+    __slots__ = ("seen", "taken")
+
+    def __init__(self) -> None:
+        self.seen: _Texts | None = None
+        self.taken: tuple[_Texts, Identity] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
     """A folder in one of the layouts in which certificates are mounted, with a CRL where there is one.
@@ -121,11 +134,14 @@ class FileIdentity:
     Istio's, cert-manager's or Google's names; the first whose chain is there is meant.
 
     The folder may be swapped atomically (Kubernetes' ``..data`` link) or file by file: the three are read together
-    and taken only if they fit together, so a half-written set is never used.
+    and taken only if they fit together, so a half-written set is never used. What changes file by file counts when it
+    is found the same a second time: until then somebody may still be writing, and the first half of several roots is
+    a bundle, too.
     """
 
     folder: Path
     trust_domain: str
+    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
 
     @classmethod
     def mounted(cls, trust_domain: str, folders: Sequence[Path] = DEFAULT_FOLDERS) -> Self:
@@ -158,14 +174,26 @@ class FileIdentity:
 
     def _read(self, folder: Path) -> Identity:
         names = next((names for names in _LAYOUTS if (folder / names[0]).exists()), _LAYOUTS[0])
-        chain, key, roots, lists = (folder / name for name in names)
-        svid = X509Svid.from_pem(chain.read_bytes(), key.read_bytes())
-        bundle = X509Bundle.from_pem(self.trust_domain, roots.read_bytes(), source=str(roots))
-        if not lists.exists():
+        paths = [folder / name for name in names]
+        if not paths[-1].exists():
+            del paths[-1]
+        texts = tuple(path.read_bytes() for path in paths)
+        seen, self._last.seen = self._last.seen, texts
+        taken = self._last.taken
+        if taken and (texts == taken[0] or (texts != seen and folder == self.folder)):
+            return taken[1]
+        identity = self._parse(paths, texts)
+        self._last.taken = texts, identity
+        return identity
+
+    def _parse(self, paths: Sequence[Path], texts: _Texts) -> Identity:
+        chain, key, roots, *lists = texts
+        svid = X509Svid.from_pem(chain, key)
+        bundle = X509Bundle.from_pem(self.trust_domain, roots, source=str(paths[2]))
+        if not lists:
             return Identity(svid, bundle)
         issuers = (*bundle.x509_authorities, *svid.certificates[1:])
-        revoked = Revocations.from_pem(lists.read_bytes(), issuers, source=str(lists))
-        return Identity(svid, bundle, revoked)
+        return Identity(svid, bundle, Revocations.from_pem(lists[0], issuers, source=str(paths[3])))
 
 
 class AuthorityIdentity:
