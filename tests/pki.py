@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["NOW", "TestCA", "key_of", "key_pem", "openssl_accepts", "pem"]
+__all__ = ["LIFETIME", "NOW", "TestCA", "key_of", "key_pem", "openssl_accepts", "pem"]
 
 NOW: Final = float(int(time.time()))
 """The moment at which everything made here is valid unless told otherwise: now, for OpenSSL has no other clock."""
 
 HOUR: Final = 3600.0
+LIFETIME: Final = 24 * HOUR
+"""After NOW, of what is made here and not told otherwise: longer than the longest run of any test."""
 EKU: Final = {
     "client": ExtendedKeyUsageOID.CLIENT_AUTH,
     "server": ExtendedKeyUsageOID.SERVER_AUTH,
@@ -107,7 +109,7 @@ def certificate(
     ski: bool = True,
     aki: bool = True,
     not_before: float = NOW - HOUR,
-    not_after: float = NOW + HOUR,
+    not_after: float = NOW + LIFETIME,
     serial: int | None = None,
     extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
 ) -> x509.Certificate:
@@ -228,7 +230,7 @@ class TestCA:
         """A list of what this CA has revoked, DER."""
         moment = datetime.fromtimestamp(NOW, UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject).last_update(moment)
-        builder = builder.next_update(moment + timedelta(hours=1))
+        builder = builder.next_update(moment + timedelta(seconds=LIFETIME))
         for serial in serials:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment).build()
             builder = builder.add_revoked_certificate(entry)

@@ -26,7 +26,7 @@ from meshsec.middleware import Transport
 from meshsec.resources import parse
 from meshsec.sources import Identity, StaticIdentity
 from meshsec.spiffe import X509Bundle, X509Svid
-from pki import TestCA, key_pem, pem
+from pki import LIFETIME, TestCA, key_pem, pem
 
 TIMEOUT: Final = 20.0
 DOMAIN: Final = "cluster.local"
@@ -39,7 +39,7 @@ spec: {{mtls: {{mode: {}}}}}
 """
 ALPN: Final = ("istio-http/1.1", "istio")
 START: Final = time.time()
-DATES: Final = {"not_before": START - 600, "not_after": START + 3600}
+DATES: Final = {"not_before": START - 600, "not_after": START + LIFETIME}
 
 
 def ca(trust_domain: str = DOMAIN) -> TestCA:
@@ -78,7 +78,7 @@ CALLERS: Final[Mapping[str, Caller]] = {
     "our trust domain under another root": Caller(leaf(STRANGER), False, False),
     "another trust domain under its own root": Caller(leaf(ca("other")), False, False),
     "expired": Caller(leaf(not_before=START - 900, not_after=START - 300), False, False),
-    "not valid yet": Caller(leaf(not_before=START + 3000), False, False),
+    "not valid yet": Caller(leaf(not_before=START + LIFETIME / 2), False, False),
     "for servers only": Caller(leaf(eku=("server",)), False, False),
     "without extended key usage": Caller(leaf(eku=None), True, True),
     "without key usage": Caller(leaf(key_usage=None), True, True),

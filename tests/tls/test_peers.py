@@ -26,7 +26,7 @@ from meshsec.tls import (
     server_context,
     verified_peer,
 )
-from pki import NOW, Key, TestCA
+from pki import LIFETIME, NOW, Key, TestCA
 from wire import Outcome, bundles, careless, material, meet
 
 ROLES: Final = ("client", "server")
@@ -124,7 +124,7 @@ def test_a_good_svid_is_admitted(case: str, role: str) -> None:
     assert peer.chain[: len(chain)] == tuple(chain)
     assert peer.path[0] == chain[0]
     assert peer.certificate_sha256 == sha256(chain[0]).digest()
-    assert (peer.id.path, peer.role, peer.not_after) == ("/ns/prod/sa/web", role, NOW + 3600)
+    assert (peer.id.path, peer.role, peer.not_after) == ("/ns/prod/sa/web", role, NOW + LIFETIME)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -195,7 +195,7 @@ def test_an_authority_that_another_trust_domain_signed_too(case: str, role: str)
     peer = judge(careless(role, CA.leaf()), role, context).value
     # Where it ended abroad there is no path of our own to lean on after a change of trust.
     assert (peer.path == ()) is foreign_end
-    assert peer.not_after == NOW + 3600
+    assert peer.not_after == NOW + LIFETIME
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -13,7 +13,7 @@ from meshsec.spiffe import X509BundleSet
 from meshsec.tls import StaticMaterial, TlsMaterial, VerifiedPeer, recheck, server_context, verified_peer
 from meshsec.tls import _material as materials
 from meshsec.tls import _peer as peers
-from pki import NOW, TestCA
+from pki import LIFETIME, NOW, TestCA
 from wire import bundles, careless, material, shake_hands, svid, wired
 
 CA: Final = TestCA("td.example")
@@ -56,8 +56,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     ("later", "expected"),
     [
         (0, None),
-        (3600, None),
-        (3601, "peer_expired"),
+        (LIFETIME, None),
+        (LIFETIME + 1, "peer_expired"),
         (math.inf, "peer_expired"),
         (math.nan, "peer_expired"),
     ],
