@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 from typing import Any
 
@@ -288,6 +289,20 @@ def test_an_answer_cannot_break_a_message(code: int) -> None:
             assert not fits
         else:
             assert fits
+
+
+@sweep("code")
+def test_an_answers_header_has_a_name(code: int) -> None:
+    """The characters of a token (RFC 9110 section 5.6.2): with any other, one line would become two."""
+    fits = chr(code) in f"{string.ascii_letters}{string.digits}!#$%&'*+-.^_`|~"
+    for field in ("request_headers", "response_headers"):
+        for name in (f"x{chr(code)}a", f"x-a{chr(code)}"):
+            try:
+                CheckAnswer(allowed=True, **{field: ((name, "b"),)})
+            except ValueError:
+                assert not fits
+            else:
+                assert fits
 
 
 @pytest.mark.parametrize("status", [0, 100, 200, 204, 299, 600, -403])

@@ -363,6 +363,17 @@ def test_of_a_known_caller_the_line_alone_is_judged(after: str) -> None:
     assert door.known == by_line
 
 
+def test_a_host_in_a_target_is_not_its_callers() -> None:
+    """The next request with the same header lines, of which none is Host, names nobody and is refused."""
+    door = Door(compiled(USERS["users"], rules("host")))
+    asked = HttpRequest("GET", "http://web.prod/a", None, (bearer(),), "http")
+    for _ in range(3):
+        assert door.ask(PLAIN, asked, KEYS, NOW).decision.allowed
+    assert door.ask(PLAIN, replace(asked, target="/a"), KEYS, NOW).decision.status == 400
+    assert door.known == 0
+    assert door.is_known(PLAIN, request(bearer()), KEYS, NOW)
+
+
 def test_what_a_path_has_to_do_with_tokens_is_known_for_each_kind_of_path() -> None:
     """Two kinds of one caller's paths, of which one needs no token, are both judged by the line in the end."""
     door = Door(compiled(USERS["elsewhere"], rules("path")))

@@ -26,6 +26,7 @@ from meshsec.tls import (
     recheck,
     server_context,
     verified_peer,
+    verify_presented,
 )
 from pki import NOW, TestCA
 from wire import bundles, careless, material, shake_hands, svid, wired
@@ -99,6 +100,52 @@ def test_a_revoked_server_is_refused() -> None:
     )
     with pytest.raises(PeerRefusedError, match="revoked"):
         shake_hands(server, caller)
+
+
+def test_a_revoked_client_is_refused_where_the_path_ends_abroad() -> None:
+    """OpenSSL's path leads to another trust domain's copy of its authority, so what it sent is looked up instead."""
+    crossed = TestCA("partner.example", name=CA.name, key=CA.key, parent=TestCA("partner.example", name="P"))
+    web, twin, ours = svid(CA), svid(CA), material(CA, trust=bundles(CA, crossed))
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    for client in (twin, web):
+        server, caller = wired(server_context(ours), careless("client", (client.chain, client.private_key)))
+        if client is web:
+            with pytest.raises(PeerRefusedError, match="revoked"):
+                shake_hands(server, caller)
+        else:
+            shake_hands(server, caller)
+            peer = verified_peer(server)
+            assert peer is not None
+            assert peer.path == ()
+
+
+def test_a_revoked_intermediate_is_refused_that_the_peer_did_not_send() -> None:
+    """It stands in our own bundle, and is found in the path alone; its twin beside it goes on."""
+    revoked, twin = CA.intermediate(), CA.intermediate()
+    ours = material(CA, trust=bundles(CA, revoked, twin))
+    ours.replace(revoked=Revocations.from_pem(crl(CA, revoked.certificate.serial_number), [CA.certificate]))
+    for between in (twin, revoked):
+        (leaf, *_), key = between.leaf()
+        server, caller = wired(server_context(ours), careless("client", ([leaf], key)))
+        if between is revoked:
+            with pytest.raises(PeerRefusedError, match="revoked"):
+                shake_hands(server, caller)
+        else:
+            shake_hands(server, caller)
+            assert verified_peer(server) is not None
+
+
+def test_a_revoked_client_is_refused_where_another_ends_its_tls() -> None:
+    """A server or a proxy that hands its chain on asks no list; nor does a chain that held before vouch for it."""
+    web, twin, ours = svid(CA), svid(CA), material(CA)
+    for chain in (web.chain, twin.chain):
+        assert verify_presented(chain, ours, now=NOW).chain == chain
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    for _ in range(2):
+        assert verify_presented(twin.chain, ours, now=NOW).chain == twin.chain
+        with pytest.raises(SvidError, match="revoked") as caught:
+            verify_presented(web.chain, ours, now=NOW)
+        assert caught.value.code == "certificate_revoked"
 
 
 def test_an_open_connection_ends_at_its_next_request() -> None:
