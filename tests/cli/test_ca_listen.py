@@ -341,6 +341,18 @@ def test_the_token_of_another_account_is_noticed(world: World) -> None:
     assert caught.value.code == "wrong_identity"
 
 
+@pytest.mark.parametrize(("later", "code"), [(0, None), (2 * HOUR, "expired"), (-2 * HOUR, "not_yet_valid")])
+def test_an_answer_that_does_not_hold_here_is_not_taken(world: World, later: float, code: str | None) -> None:
+    """What the authority sends is verified as a peer would: here the clocks do not agree, or do."""
+    source = world.identity()
+    if code is None:
+        assert source.read(time.time() + later).svid.id == WEB
+        return
+    with pytest.raises(SvidError) as caught:
+        source.read(time.time() + later)
+    assert caught.value.code == code
+
+
 @pytest.mark.parametrize("root", ["missing", "foreign"])
 def test_the_token_is_shown_to_the_authority_only(world: World, root: str) -> None:
     """A server that rootCert does not vouch for gets no request."""

@@ -110,6 +110,19 @@ def test_the_token_goes_nowhere_else(home: str, url: str, ca_file: str | None, *
     assert found._may_see_token(url) is shown
 
 
+@pytest.mark.parametrize("home", ["its own", "https://issuer.example"])
+def test_a_server_of_somebody_elses_does_not_see_the_token(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    """Whom the system's authorities vouch for is asked, and told nothing but the path."""
+    systems = ssl.create_default_context(cafile=issuer.ca_file)
+    monkeypatch.setattr("meshsec.sources._line._system_context", lambda: systems)
+    source = KeySource(issuer.url if home == "its own" else home)
+    found = IssuerFetch(source, IssuerConfig(token_file=issuer.token_file))
+    assert found(f"{issuer.url}/jwks", timeout=5).body == BODY
+    assert issuer.seen == [("/jwks", f"Bearer {TOKEN}" if home == "its own" else None)]
+
+
 @pytest.mark.parametrize("text", ["", " ", "a b", "a\nb", "é", "x" * 20_000])
 def test_what_is_no_token_is_not_sent(issuer: Issuer, text: str) -> None:
     """No line of a request is made of it, and its text stands in no message."""
