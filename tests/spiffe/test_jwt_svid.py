@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from typing import Any
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_good_one_names_the_workload() -> None:
 def test_every_rule(changes: dict[str, Any], expected: str | None) -> None:
     """JWT-SVID sections 2, 3 and 5, and only the subject's own trust domain answers for it."""
     assert code(token(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (NOW + 360, None),
+        (NOW + 360.1, "jwt_expired"),
+        (math.inf, "jwt_expired"),
+        (-math.inf, "jwt_not_yet_valid"),
+        (math.nan, "jwt_expired"),
+    ],
+)
+def test_the_moment_is_the_callers(now: float, expected: str | None) -> None:
+    """A minute beyond the end counts, no more does; a clock that is no number refuses."""
+    assert code(token(nbf=NOW), now=now) == expected
 
 
 def test_an_empty_audience_is_nobody() -> None:

@@ -109,7 +109,7 @@ def _check_times(claims: Mapping[str, Any], now: float) -> float:
     if "exp" not in claims:
         raise TokenError("Jwt payload [exp] field is required", code="jwt_no_expiry")
     expires_at, begins = _time(claims, "exp"), _time(claims, "nbf")
-    if now > expires_at + LEEWAY:
+    if not now <= expires_at + LEEWAY:  # written so that a clock of NaN is refused
         raise TokenError("Jwt is expired", code="jwt_expired")
     if now + LEEWAY < begins:
         raise TokenError("Jwt not yet valid", code="jwt_not_yet_valid")
