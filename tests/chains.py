@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
 from meshsec.spiffe import Role
-from pki import NOW, Key, TestCA
+from pki import LIFETIME, NOW, Key, TestCA
 
 __all__ = ["ACCEPTED", "NOT_SUPPORTED", "PROFILE", "REFUSED", "ROLES", "WEB", "Case", "uri_permitted"]
 
@@ -118,7 +118,7 @@ REFUSED = [
     ),
     Case("empty bundle", arrange=lambda chain, cas: (chain, [])),
     Case("expired root", root={"not_after": NOW - 1}),
-    Case("root valid from in a minute", root={"not_before": NOW + 60}),
+    Case("root valid from in half a day", root={"not_before": NOW + LIFETIME / 2}),
     Case("expired intermediate", between=[{"not_after": NOW - 1}]),
     Case("root without keyCertSign", root={"key_usage": ["crl_sign"]}),
     Case("intermediate without keyCertSign", between=[{"key_usage": ["crl_sign"]}]),
@@ -136,7 +136,7 @@ REFUSED = [
     Case("nine intermediates", between=[{}] * 9),
     Case("twelve intermediates", between=[{}] * 12, code="chain_too_long"),
     Case("expired leaf", leaf={"not_after": NOW - 1}, code="expired"),
-    Case("leaf valid from in a minute", leaf={"not_before": NOW + 60}, code="not_yet_valid"),
+    Case("leaf valid from in half a day", leaf={"not_before": NOW + LIFETIME / 2}, code="not_yet_valid"),
     Case("leaf for clients, as server", leaf={"eku": ["client"]}, roles=("server",), code="leaf_extended_key_usage"),
     Case("leaf for servers, as client", leaf={"eku": ["server"]}, roles=("client",), code="leaf_extended_key_usage"),
     Case("leaf for code signing", leaf={"eku": ["code"]}, code="leaf_extended_key_usage"),

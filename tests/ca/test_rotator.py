@@ -6,6 +6,7 @@ import errno
 import logging
 import shutil
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def test_every_account_gets_istios_three_files(world: World) -> None:
     assert names == {"cert-chain.pem": 0o644, "key.pem": 0o600, "root-cert.pem": 0o644}
     svid = world.read(WEB)
     assert f"{svid.serial:x}" in {item.serial for item in world.authority.issued() if item.requester == "rotator"}
+
+
+def test_no_thread_to_be_had_is_a_failed_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a process's limit of threads the authority goes on; what was issued is stored by the next sweep."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    world = World(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert world.sweep().failed == {"": "can't start new thread"}
+    assert world.sweep().issued.keys() == {str(WEB), str(CART)}
+    assert len(list(world.authority.issued())) == 2
 
 
 def test_nothing_is_done_where_nothing_is_wrong(world: World) -> None:

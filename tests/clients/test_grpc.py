@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Semaphore
+from threading import Event, Semaphore, Thread
 from typing import Any
 
 import grpc
@@ -453,6 +453,25 @@ def test_the_socket_is_this_users_alone(place: Place, honest: int) -> None:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert path.parent.stat().st_uid == os.getuid()
     assert not path.parent.exists()
+
+
+def test_a_tunnel_without_a_socket_is_an_error(
+    place: Place, honest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder's path is too long for one, or no thread can begin; nothing is left behind."""
+    mesh = place.caller("web", honest)
+    for length, refused in (("x" * 100, OSError), ("y", RuntimeError)):
+        (tmp_path / length).mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / length))
+        if refused is RuntimeError:
+            monkeypatch.setattr(Thread, "start", _no_more)
+        with pytest.raises(refused):
+            Tunnel(mesh, "reviews.prod")
+        assert list((tmp_path / length).iterdir()) == []
+
+
+def _no_more(_: Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_the_asyncio_channel_goes_through_it_too(place: Place, honest: int) -> None:

@@ -26,14 +26,12 @@ from live import MESH_YAML, SERVER_ID, TIMEOUT, Served, ask, command, free_port,
 from meshsec.ca import CertificateAuthority, write_identity
 from meshsec.errors import MeshsecError
 from meshsec.spiffe import X509Bundle
-from pki import NOW, TestCA, key_pem, pem
+from pki import TestCA, key_pem, pem
 
 SERVERS: Final = ("uvicorn httptools uvloop", "gunicorn gthread", "gunicorn gevent", "hypercorn uvloop")
 REQUEST: Final = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-# What no client can be made to present, and what would hold before all of them have been asked.
+# What no client can be made to present.
 IMPOSSIBLE: Final = ("no certificate", "an empty certificate", "garbage above", "leaf last")
-TOO_SOON: Final = ("leaf valid from in a minute", "root valid from in a minute")
-TOMORROW: Final = {"not_before": NOW + 86_400, "not_after": NOW + 2 * 86_400}
 # What cannot be told apart while all anchors are trusted at once, or what OpenSSL judges where cryptography cannot.
 TAKEN: Final = ("Ed25519 root", "Ed25519 intermediate", "root with an empty name", "URI name constraint that holds")
 # Envoy's TLS has no such keys: it does not start with one.
@@ -143,16 +141,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     for table, peer in ((ACCEPTED, WEB), (REFUSED, None), (NOT_SUPPORTED, None)):
         for case in table:
-            if case.name not in (*IMPOSSIBLE, *TOO_SOON) and "client" in case.roles:
+            if case.name not in IMPOSSIBLE and "client" in case.roles:
                 chain, key, trusted = case.build()
                 anchors |= {der for der in trusted if _is_authority(der)}
                 add(case.name, chain, key, WEB if case.name in TAKEN else peer)
     for name, (options, _) in PROFILE.items():
         add(name, *ours.leaf(**options), None)
-    tomorrows = TestCA(**TOMORROW)
-    anchors.add(tomorrows.der)
-    add("leaf valid from tomorrow", *ours.leaf(**TOMORROW), None)
-    add("root valid from tomorrow", *tomorrows.leaf(), None)
     add("a friend of another trust domain", *partner.leaf(), "spiffe://partner.example/ns/prod/sa/web")
     add("another trust domain's authority", *partner.leaf(uris=[WEB]), None)
     add("our authority for another trust domain", *ours.leaf(uris=["spiffe://partner.example/x"]), None)

@@ -161,6 +161,23 @@ def test_a_mesh_that_cannot_be_loaded_refuses_every_handshake(
     assert "every TLS handshake is refused" in caplog.text
 
 
+def test_a_worker_without_threads_refuses_until_it_has_some(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an error of the hook, nor a refusal that stays."""
+
+    def refused(port: int | None = None) -> ssl.SSLContext:
+        raise RuntimeError("can't start new thread")
+
+    use_mesh(cast(Mesh, mesh))
+    conf = Conf()
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh, "server_context", refused)
+        context = server.ssl_context(conf, _never)
+        with pytest.raises(PeerRefusedError, match="new thread"):
+            shake_hands(*wired(context, careless("client", TestCA("td.example").leaf())))
+    assert server.ssl_context(conf, _never) is server.ssl_context(conf, _never)
+    assert mesh.ports == [8443]
+
+
 def test_a_process_has_one_mesh(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loaded at the first call only; or the one that the application brought along."""
     loaded = []

@@ -103,7 +103,7 @@ REFUSED_BY_OPENSSL: Final[dict[str, Callable[[], Pair]]] = {
     "a stranger's authority of the same name": STRANGER.leaf,
     "self-signed": lambda: (lambda ca: ([ca.der], ca.key))(TestCA("td.example", uris=[WEB])),
     "expired": lambda: CA.leaf(not_after=NOW - 60),
-    "not yet valid": lambda: CA.leaf(not_before=NOW + 600),
+    "not yet valid": lambda: CA.leaf(not_before=NOW + LIFETIME / 2),
     "an expired intermediate": lambda: CA.intermediate(not_after=NOW - 60).leaf(),
     "no digital signature": lambda: CA.leaf(key_usage=("key_agreement",)),
     "another purpose": lambda: CA.leaf(eku=["code"]),

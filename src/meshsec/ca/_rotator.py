@@ -161,7 +161,7 @@ class Rotator:
         try:
             work = self._examine(failed)
             self._put_right(work)
-        except (MeshsecError, OSError) as error:
+        except (MeshsecError, OSError, RuntimeError) as error:  # RuntimeError: no thread can begin now
             failed[""] = _words(error)
         self._report(failed)
         accounts = len(self._accounts)

@@ -60,6 +60,8 @@ class Tunnel:
 
     Raises:
         SvidError: the mesh does not name the host, or nobody for it.
+        OSError: the socket cannot be made: the path of the folder for temporary files is too long for one.
+        RuntimeError: no thread can begin.
 
     Its thread does not survive a fork; make it in the process that uses it.
     """
@@ -75,9 +77,18 @@ class Tunnel:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         listening = threading.Event()
+        self._failure: OSError | None = None
         self._thread = threading.Thread(target=self._run, args=(listening,), name="meshsec-tunnel", daemon=True)
-        self._thread.start()
-        listening.wait()
+        try:
+            self._thread.start()
+            listening.wait()
+            if self._failure is not None:
+                self._thread.join()
+                raise self._failure
+        except (OSError, RuntimeError):  # it has ended, or never begun
+            self._loop.close()
+            self.close()
+            raise
 
     def close(self) -> None:
         """End every connection and remove the socket. Close the channel first."""
@@ -100,6 +111,8 @@ class Tunnel:
     def _run(self, listening: threading.Event) -> None:
         try:
             self._loop.run_until_complete(self._serve(listening))
+        except OSError as error:
+            self._failure = error
         finally:
             listening.set()
             self._loop.close()

@@ -77,7 +77,11 @@ def ssl_context(conf: _Config, default_ssl_context_factory: Callable[[], ssl.SSL
 
     An error here makes some workers go on in plaintext; what cannot be served gets a context that refuses everyone.
     """
-    context = _context(conf)
+    try:
+        context = _context(conf)
+    except RuntimeError as error:
+        _log.warning("TLS handshakes are refused until threads can begin: %s", error)
+        context = _refusing(str(error))
     if not _is_gevent(conf.worker_class):
         return context
     # gevent's server would shake hands where nobody catches what a refused client raises, and print it.
@@ -86,6 +90,7 @@ def ssl_context(conf: _Config, default_ssl_context_factory: Callable[[], ssl.SSL
 
 @cache
 def _context(conf: _Config) -> ssl.SSLContext:
+    """Raises RuntimeError where no thread can begin, which passes."""
     try:
         _check_worker_class(conf.worker_class)
         _check_headers(conf)
@@ -94,6 +99,8 @@ def _context(conf: _Config) -> ssl.SSLContext:
         if "h2" in protocols:
             context.set_alpn_protocols(protocols)
         return context
+    except RuntimeError:
+        raise
     except Exception as error:  # noqa: BLE001 - see above
         _log.exception("every TLS handshake is refused")
         return _refusing(str(error) if isinstance(error, MeshsecError) else "an internal error")
