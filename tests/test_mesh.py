@@ -147,6 +147,22 @@ def test_without_threads_requests_are_refused_until_there_are(left: int, monkeyp
     until(lambda: limit.lasting() == [])
 
 
+def test_a_request_that_waits_while_its_mesh_is_closed_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered with what is known, and no thread comes back."""
+    mesh, asked, leave = _threefold(), threading.Event(), threading.Event()
+    monkeypatch.setattr(mesh._keys, "_fetch", lambda *_, **__: (asked.set(), leave.wait(PATIENCE)))
+    request = HttpRequest("GET", "/", "web.prod", (("authorization", f"Bearer {ISSUER.token()}"),), "http")
+    found: list[Reason] = []
+    waiting = threading.Thread(target=lambda: found.append(mesh.decide(Connection(), request).reason))
+    waiting.start()
+    assert asked.wait(PATIENCE)
+    until(lambda: any(shelf.flight and shelf.flight.waiters for shelf in mesh._keys._shelves.values()))
+    mesh.close()
+    waiting.join(PATIENCE)
+    leave.set()
+    assert (found, mesh._running) == ([Reason.KEYS_UNAVAILABLE], False)
+
+
 def test_a_turn_that_outlasts_a_close_is_the_last_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun again meanwhile, the mesh has one thread of each kind."""
     monkeypatch.setattr(_mesh, "_POLL_SECONDS", 0.01)

@@ -32,7 +32,7 @@ class Driver:
         policies: the version in force.
         keys: answers questions for keys.
         authorizers: answer questions for checks.
-        begin: called before each judgement: begins to keep all of these fresh, where nothing does yet.
+        begin: called as each request comes: begins to keep all of these fresh, where nothing does yet.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class Driver:
         wanted: Wanted | None = None,
     ) -> AuthContext | NeedKeys | NeedCheck:
         try:
-            self._begin()
-            if answers and len(answers) > 1 + len(policy.custom.providers):
+            if not answers:
+                self._begin()
+            elif len(answers) > 1 + len(policy.custom.providers):
                 raise RuntimeError("the policy asks without end")
             keys, now = self._keys.snapshot(), time.time()
             found = policy.judge(connection, request, keys, now=now, answers=answers)
