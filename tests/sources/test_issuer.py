@@ -81,6 +81,17 @@ def test_an_issuer_of_the_cluster_gives_its_keys(issuer: Issuer) -> None:
     assert len(issuer.seen) == 1
 
 
+@pytest.mark.parametrize("alone", ["ca_file", "nothing"])
+def test_an_issuers_authorities_count_without_a_token(issuer: Issuer, alone: str) -> None:
+    """They alone vouch for it; whom only they know is a stranger without them."""
+    source = KeySource(issuer.url, f"{issuer.url}/jwks")
+    settings = IssuerConfig(ca_file=issuer.ca_file if alone == "ca_file" else None)
+    store = KeyStore([source], issuers={issuer.url: settings})
+    store.wait(NeedKeys((source,)))
+    assert store.snapshot()[source].keys == (key_set(signing_key()) if alone == "ca_file" else None)
+    assert issuer.seen == ([("/jwks", None)] if alone == "ca_file" else [])
+
+
 def test_no_other_authority_counts(issuer: Issuer, tmp_path: Path) -> None:
     """The file stands for the system's authorities and is not added to them."""
     (tmp_path / "other.pem").write_bytes(CertificateAuthority.create("cluster.local").bundle.to_pem())
