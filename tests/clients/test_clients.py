@@ -113,22 +113,22 @@ spec: {{host: old.prod, trafficPolicy: {{tls: {{mode: DISABLE}}}}}}
 
 @CLIENTS
 def test_plain_http_stays_plain_where_a_rule_says_so(place: Place, get: Get) -> None:
-    """TLS mode DISABLE; the twin without the rule speaks TLS, which the plain server does not understand."""
+    """TLS mode DISABLE; the twins, without the rule or with https, speak TLS, which the plain server cannot read."""
     with serve(None) as plain:
         text = ENTRY.format(port=plain.server_port)
         workload = Workload(name="productpage", namespace="prod", service_account="productpage")
-        for resources, refused in ((parse(text), False), (parse(text)[:1], True)):
+        for resources, scheme in ((parse(text), "http"), (parse(text)[:1], "http"), (parse(text), "https")):
             mesh = Mesh(
                 workload=workload,
                 resources=resources,
                 config=MeshConfig(allow_no_policy=True),
                 identity=place.world.identity("productpage"),
             )
-            if refused:
-                with pytest.raises(Exception, match=r"(?i)ssl|wrong version|connect|disconnected"):
-                    get(mesh, "http://old.prod/x")
-            else:
+            if len(resources) == 2 and scheme == "http":
                 assert get(mesh, "http://old.prod/x") == (200, "old.prod")
+            else:
+                with pytest.raises(Exception, match=r"(?i)ssl|wrong version|connect|disconnected"):
+                    get(mesh, f"{scheme}://old.prod/x")
         assert plain.requests == ["/x"]
 
 
