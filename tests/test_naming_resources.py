@@ -266,22 +266,47 @@ spec: {%smtls: {mode: %s}}
 """
 
 
+OFF = RULE.replace("ISTIO_MUTUAL", "DISABLE")
+ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host: '*.prod.svc.cluster.local'")
+
+
 @pytest.mark.parametrize(
     ("texts", "plain"),
     [
         ((), False),
-        ((RULE.replace("ISTIO_MUTUAL", "DISABLE"),), True),
+        ((OFF,), True),
+        ((OFF.replace("host: reviews", f"host: x{FULL}"),), False),
+        ((ALL_OFF,), True),
+        ((ALL_OFF, RULE), False),
         ((PEER % ("prod", "", "DISABLE"),), True),
         ((PEER % ("istio-system", "", "DISABLE"),), True),
         ((PEER % ("istio-system", "", "DISABLE"), PEER % ("prod", "", "STRICT")), False),
         ((PEER % ("prod", "selector: {matchLabels: {app: reviews}}, ", "DISABLE"),), False),
         ((PEER % ("prod", "", "DISABLE"), RULE), False),
     ],
-    ids=["nothing", "rule", "namespace", "mesh", "namespace over mesh", "workload", "rule over namespace"],
+    ids=[
+        "nothing",
+        "rule",
+        "other",
+        "pattern",
+        "rule over pattern",
+        "namespace",
+        "mesh",
+        "namespace over mesh",
+        "workload",
+        "rule over namespace",
+    ],
 )
 def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) -> None:
     """By a rule, or for a whole namespace; what holds for one workload does not tell a client anything."""
     assert naming(SERVICE, DEPLOYMENT, *texts).is_plaintext(FULL) is plain
+
+
+@pytest.mark.parametrize(("namespace", "plain"), [("prod", True), ("test", False)])
+def test_a_rule_with_a_selector_is_for_its_own_namespace(namespace: str, plain: bool) -> None:
+    """Another namespace's owner does not take the TLS off a client by its labels."""
+    chosen = OFF.replace("host: reviews", "host: reviews\n  workloadSelector: {matchLabels: {app: web}}")
+    assert naming(SERVICE, DEPLOYMENT, chosen, namespace=namespace).is_plaintext(FULL) is plain
 
 
 @pytest.mark.parametrize(
