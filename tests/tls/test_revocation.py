@@ -21,6 +21,8 @@ from meshsec.spiffe import X509Svid
 from meshsec.tls import (
     PeerRefusedError,
     Revocations,
+    StaticMaterial,
+    VerifiedPeer,
     authorize_any,
     client_context,
     recheck,
@@ -133,6 +135,39 @@ def test_a_revoked_intermediate_is_refused_that_the_peer_did_not_send() -> None:
         else:
             shake_hands(server, caller)
             assert verified_peer(server) is not None
+
+
+def test_a_list_that_comes_later_ends_a_connection_whose_path_ended_abroad() -> None:
+    """Nothing but the chain that the peer sent tells whose it is; its twin's goes on."""
+    crossed = TestCA("partner.example", name=CA.name, key=CA.key, parent=TestCA("partner.example", name="P"))
+    web, twin, ours = svid(CA), svid(CA), material(CA, trust=bundles(CA, crossed))
+    peers = [_admitted(ours, list(client.chain), client.private_key) for client in (twin, web)]
+    assert [peer.path for peer in peers] == [(), ()]
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    assert recheck(peers[0], ours, now=NOW).id == peers[0].id
+    with pytest.raises(SvidError, match="revoked"):
+        recheck(peers[1], ours, now=NOW)
+
+
+def test_a_list_that_comes_later_ends_a_connection_over_an_intermediate_that_was_not_sent() -> None:
+    """It stands in the path that was verified, and in no chain."""
+    revoked, twin = CA.intermediate(), CA.intermediate()
+    ours = material(CA, trust=bundles(CA, revoked, twin))
+    leaves = [between.leaf() for between in (twin, revoked)]
+    peers = [_admitted(ours, [leaf], key) for (leaf, *_), key in leaves]
+    ours.replace(revoked=Revocations.from_pem(crl(CA, revoked.certificate.serial_number), [CA.certificate]))
+    assert recheck(peers[0], ours, now=NOW).id == peers[0].id
+    with pytest.raises(SvidError, match="revoked"):
+        recheck(peers[1], ours, now=NOW)
+
+
+def _admitted(ours: StaticMaterial, chain: list[bytes], key: Any) -> VerifiedPeer:
+    """A client that our server has let in."""
+    server, caller = wired(server_context(ours), careless("client", (chain, key)))
+    shake_hands(server, caller)
+    peer = verified_peer(server)
+    assert peer is not None
+    return peer
 
 
 def test_a_revoked_client_is_refused_where_another_ends_its_tls() -> None:
