@@ -73,6 +73,14 @@ def test_joined_headers(value: str, line: str, allow: bool, deny: bool) -> None:
     assert matches(when(ROLE, notValues=[value]), asked, "DENY") is not allow
 
 
+@pytest.mark.parametrize(("line", "allow"), [("xb,ac", False), ("ab,ab", True)])
+def test_pieces_that_each_match_do_not_make_a_line_that_does(line: str, allow: bool) -> None:
+    """What looks like several may have been one, comma and all: then only the whole counts."""
+    asked = request(headers=[("x-role", line)], joined=True)
+    assert matches(when(ROLE, "a*", "*b"), asked, "ALLOW") is allow
+    assert matches(when(ROLE, "a*", "*b"), asked, "DENY")
+
+
 LINES: Final = st.lists(st.text("ab, ", max_size=4), min_size=1, max_size=3)
 VALUES: Final = st.lists(
     st.text("ab, *", min_size=1, max_size=3).filter(lambda text: text == text.strip()), min_size=1, max_size=4
