@@ -161,7 +161,7 @@ VALUES: Final[dict[str, list[Any]]] = {
     "destination_port": [None, 80, 8080],
     "sni": [None, "a", "ab"],
 }  # fmt: skip
-LINES: Final = ["", "a", "b", "a,b", "a, b", ",a", "ab ,b,", "b,x y", "a,bb"]
+LINES: Final = ["", "a", "b", "a,b", "a, b", ",a", "ab ,b,", "b,x y", "a,bb", "xb,ax"]
 REQUESTS: Final = st.builds(
     request,
     headers=st.lists(
