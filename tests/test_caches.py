@@ -37,7 +37,7 @@ from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
 from meshsec.sources import _keys as keys_module
 from meshsec.sources._fetch import FetchResult
 from pki import NOW, TestCA, key_pem, pem
-from tokens import ISSUER, encode, jwks, mint, signing_key
+from tokens import ISSUER, encode, jwks, mint, rule_with_outputs, signing_key
 from tokens import pem as key_text
 from wire import careless, shake_hands, wired
 
@@ -235,14 +235,7 @@ def changed(ask: Ask, random: Random) -> Ask:
 # ---------------------------------------------------------------- what is written in the folder
 
 _USERS = f"kind: RequestAuthentication\nspec:\n  jwtRules:\n  - {{issuer: {ISSUER}, jwksUri: {ISSUER}/jwks"
-_INLINE = f"""
-  - issuer: {OTHER}
-    jwks: '{jwks(INLINE_KEY)}'
-    fromHeaders: [{{name: x-token}}]
-    fromCookies: [session]
-    outputClaimToHeaders: [{{header: x-user, claim: sub}}]
-    outputPayloadToHeader: x-claims
-"""
+_INLINE = rule_with_outputs(OTHER, INLINE_KEY)
 _EXCLUDED = "metadata: {name: users, annotations: {meshsec.dev/exclude-paths: /open}}\n"
 _INCLUDED = "metadata: {name: users, annotations: {meshsec.dev/include-paths: /a}}\n"
 USERS: Final = {

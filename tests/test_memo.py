@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from meshsec import AuthContext, Connection, HttpRequest, MeshConfig, PeerIdentity, Workload, WorkloadPolicy
 from meshsec.authn import KeySnapshot, KeySource, KeyState, TokenCache
 from meshsec.authn import _digest as digest_module
-from meshsec.policy import Remembered, Wanted
+from meshsec.policy import Callers, DecisionMemo, Remembered, Wanted
 from meshsec.policy import _memo as memo_module
 from meshsec.resources import ExtAuthzHttp, ForwardedIdentity, KeysConfig, parse
-from tokens import ISSUER, NOW, encode, jwks, key_set, mint, signing_key
+from tokens import ISSUER, NOW, encode, key_set, mint, rule_with_outputs, signing_key
 
 KEY, NEXT_KEY, INLINE_KEY = signing_key(), signing_key("ES256", "k2"), signing_key("ES256", "k3")
 SOURCE = KeySource(ISSUER, f"{ISSUER}/jwks")
@@ -34,14 +34,7 @@ spec:
   - issuer: {ISSUER}
     jwksUri: {ISSUER}/jwks
 """
-_INLINE = f"""
-  - issuer: {OTHER}
-    jwks: '{jwks(INLINE_KEY)}'
-    fromHeaders: [{{name: x-token}}]
-    fromCookies: [session]
-    outputClaimToHeaders: [{{header: x-user, claim: sub}}]
-    outputPayloadToHeader: x-claims
-"""
+_INLINE = rule_with_outputs(OTHER, INLINE_KEY)
 USERS = {
     "users": _USERS,
     "for the web": f"{_USERS}    audiences: [web]\n    forwardOriginalToken: true\n",
@@ -114,6 +107,17 @@ def snapshot(*keys: Any, fetchable: bool = False, cached: bool = True) -> KeySna
     return {SOURCE: KeyState(key_set(*keys), fetchable=fetchable, cache=TokenCache() if cached else None)}
 
 
+def callers_of(policy: WorkloadPolicy) -> Callers:
+    """Whom a policy remembers, which it does."""
+    assert policy.callers is not None
+    return policy.callers
+
+
+def memo_of(policy: WorkloadPolicy) -> DecisionMemo:
+    """Where they are kept."""
+    return callers_of(policy).memo
+
+
 class Door:
     """A policy in front of which an adapter stands, its memo between them, as in the middleware."""
 
@@ -125,7 +129,7 @@ class Door:
     def ask(self, connection: Connection, request: HttpRequest, keys: KeySnapshot, now: float) -> Any:
         """What the application would get to know."""
         line = (request.method, request.target, request.scheme, request.mount)
-        memo = self.policy.memo
+        memo = None if self.policy.callers is None else self.policy.callers.memo
         names, values = zip(*request.headers, strict=True)
         found = None
         if memo is not None:
@@ -133,13 +137,13 @@ class Door:
             found = memo.recall(connection, line, *encoded, keys, now)
         self.recalled += isinstance(found, Remembered)
         if isinstance(found, Wanted) and found.caller is not None:
-            found = self.policy.judge_line(found, replace(request, headers=()), now=now) or found
+            found = callers_of(self.policy).judge_line(found, replace(request, headers=()), now) or found
             self.known += isinstance(found, Remembered)
         if isinstance(found, Remembered):
             return found.told(encoded[1])
         context = self.policy.judge(connection, request, keys, now=now)
         if isinstance(found, Wanted) and isinstance(context, AuthContext):
-            self.policy.remember(found, context, connection, request, keys, now=now)
+            callers_of(self.policy).remember(found, context, connection, request, keys, now)
         return context
 
     def is_remembered(self, connection: Connection, request: HttpRequest, keys: KeySnapshot, now: float) -> bool:
@@ -235,8 +239,7 @@ def test_with_and_without_the_memo_every_answer_is_the_same(data: st.DataObject)
 def test_only_what_counts_is_read(users: str, name: str) -> None:
     """A request whose other header values are gone is judged as the request itself."""
     policy = compiled(USERS[users], rules(name), "kind: PeerAuthentication\nspec: {mtls: {mode: PERMISSIVE}}")
-    memo = policy.memo
-    assert memo is not None
+    memo = memo_of(policy)
     whole = request(bearer(), *LINES[:4], ("accept", "text/html"), ("referer", "x"), ("user-agent", "y"))
     names = tuple(name.encode() for name, _ in whole.headers)
     lines = tuple(value.encode() for _, value in whole.headers)
@@ -423,8 +426,7 @@ def test_who_was_refused_is_not_known_and_no_refusal_is_remembered() -> None:
     door = Door(compiled(USERS["users"], rules("path")))
     for _ in range(4):
         assert door.ask(PLAIN, request(bearer(), target="/b"), KEYS, NOW).decision.status == 403
-    memo = door.policy.memo
-    assert memo is not None
+    memo = memo_of(door.policy)
     assert not memo._entries.callers.young
     for target in ("/a", "/a", *["/b"] * 4):
         door.ask(PLAIN, request(bearer(), target=target), KEYS, NOW)
@@ -446,26 +448,25 @@ def test_a_decision_of_an_older_policy_or_of_older_keys_finds_no_place() -> None
     """A request that began before a change does not leave anything behind after it."""
     old, new = compiled(USERS["users"]), Door(compiled(USERS["users"], rules("path")))
     asked, keys = request(bearer(), target="/b"), snapshot(KEY)
-    assert old.memo is not None
     names, values = ((b"host", b"authorization"), tuple(value.encode() for _, value in asked.headers))
     line = (asked.method, asked.target, asked.scheme, asked.mount)
-    wanted = [old.memo.recall(PLAIN, line, names, values, keys, NOW) for _ in range(2)][1]
+    wanted = [memo_of(old).recall(PLAIN, line, names, values, keys, NOW) for _ in range(2)][1]
     assert isinstance(wanted, Wanted)
     context = old.judge(PLAIN, asked, keys, now=NOW)
     assert isinstance(context, AuthContext)
     assert context.decision.allowed
-    new.policy.remember(wanted, context, PLAIN, asked, keys, now=NOW)
-    compiled(USERS["users"]).remember(wanted, context, PLAIN, asked, keys, now=NOW)
+    callers_of(new.policy).remember(wanted, context, PLAIN, asked, keys, NOW)
+    callers_of(compiled(USERS["users"])).remember(wanted, context, PLAIN, asked, keys, NOW)
     assert not wanted.entries.callers.young
     assert not new.ask(PLAIN, asked, keys, NOW).decision.allowed
-    old.remember(wanted, context, PLAIN, asked, snapshot(KEY), now=NOW)
+    callers_of(old).remember(wanted, context, PLAIN, asked, snapshot(KEY), NOW)
     assert not wanted.entries.callers.young
-    old.remember(wanted, context, PLAIN, asked, keys, now=NOW)
+    callers_of(old).remember(wanted, context, PLAIN, asked, keys, NOW)
     assert wanted.entries.callers.young
-    known = old.memo.recall(PLAIN, line, names, values, keys, NOW)
+    known = memo_of(old).recall(PLAIN, line, names, values, keys, NOW)
     assert isinstance(known, Wanted)
-    assert old.judge_line(known, asked, now=NOW) is not None
-    assert new.policy.judge_line(known, asked, now=NOW) is None
+    assert callers_of(old).judge_line(known, asked, NOW) is not None
+    assert callers_of(new.policy).judge_line(known, asked, NOW) is None
 
 
 # Policies whose decisions are never remembered: somebody else is asked or believed, or it is switched off.
@@ -489,13 +490,13 @@ _ASKED = ExtAuthzHttp(service="asked.prod", port=80)
 )
 def test_policies_that_have_no_memo(documents: list[str], config: dict[str, Any]) -> None:
     """Everything is judged; with the memo on and without them, it is not."""
-    assert compiled(*documents, config=MeshConfig(allow_no_policy=True, **config)).memo is None
-    assert compiled(USERS["two issuers"]).memo is not None
+    assert compiled(*documents, config=MeshConfig(allow_no_policy=True, **config)).callers is None
+    assert compiled(USERS["two issuers"]).callers is not None
 
 
 def test_legacy_policies_have_no_memo() -> None:
     """Their tokens may be bad and the request pass."""
-    assert WorkloadPolicy.compile(parse(_LEGACY), Workload(name="web")).memo is None
+    assert WorkloadPolicy.compile(parse(_LEGACY), Workload(name="web")).callers is None
 
 
 @pytest.mark.parametrize(
@@ -530,8 +531,7 @@ def test_nothing_in_a_memo_holds_a_token_or_a_header_that_no_rule_reads() -> Non
     door = Door(compiled(USERS["two issuers"], rules("header")))
     lines = [("x-color", "blue"), ("x-password", "hunter2"), PLACES["cookie"](TOKENS["of the other"])]
     assert door.is_remembered(PLAIN, request(*lines, bearer()), KEYS, NOW)
-    memo, held, left = door.policy.memo, [], list[Any]()
-    assert memo is not None
+    memo, held, left = memo_of(door.policy), [], list[Any]()
     left += memo._entries.callers.young.items(), memo._entries.decisions.young.items()
     known = {id(door.policy), id(memo)}
     while left:
@@ -561,7 +561,7 @@ def test_requests_that_come_once_push_nothing_out(monkeypatch: pytest.MonkeyPatc
     for number in range(200):
         door.ask(PLAIN, request(bearer(), (f"x-{number}", ""), target=f"/{number}"), KEYS, NOW)
     assert door.is_remembered(PLAIN, request(bearer()), KEYS, NOW)
-    entries = door.policy.memo._entries  # type: ignore[union-attr]
+    entries = memo_of(door.policy)._entries
     assert len(entries.callers.young) == len(entries.decisions.young) == 1
     assert len(entries.callers.marks) <= 32
 
@@ -574,8 +574,7 @@ def test_a_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(60):
         assert door.is_remembered(PLAIN, request(bearer(), (f"x-{number}", "")), KEYS, NOW)
         assert door.is_remembered(PLAIN, request(bearer()), KEYS, NOW)
-    memo = door.policy.memo
-    assert memo is not None
+    memo = memo_of(door.policy)
     for kept in (memo._entries.callers, memo._entries.decisions):
         assert len(kept.young) <= 8
         assert len(kept.old) <= 8
@@ -585,8 +584,7 @@ def test_a_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_nothing_is_found_it_is_seldom_looked_for() -> None:
     """One in eight, until one is found; then every one again."""
     door = Door(compiled(USERS["users"]))
-    memo = door.policy.memo
-    assert memo is not None
+    memo = memo_of(door.policy)
     for number in range(600):
         door.ask(PLAIN, request((f"x-{number}", "")), KEYS, NOW)
     assert len(memo._entries.callers.marks) < 256 + 600 / 8
@@ -620,9 +618,7 @@ def test_a_decision_that_something_else_had_a_part_in_is_not_remembered() -> Non
     """The reduced request is judged for itself: were the rules to look at more than is said, nothing is kept."""
     policy = compiled(USERS["users"], rules("blue"))
     memo = memo_module.DecisionMemo({"host"}, {"authorization"})
-    assert policy._callers is not None
-    for name, value in {"memo": memo, "_callers": replace(policy._callers, memo=memo)}.items():
-        object.__setattr__(policy, name, value)
+    object.__setattr__(policy, "callers", replace(callers_of(policy), memo=memo))
     door = Door(policy)
     assert not door.is_remembered(PLAIN, request(bearer(), ("x-color", "blue"), target="/"), KEYS, NOW)
     assert not memo._entries.callers.young

@@ -105,3 +105,15 @@ def request_facts(
     facts = read_request(request, PathNormalization.BASE, ambiguous)
     assert isinstance(facts, RequestFacts), facts
     return facts
+
+
+def rule_with_outputs(issuer: str, key: SigningKey) -> str:
+    """A JWTRule as YAML, its key written into it: tokens from a header or a cookie, headers made of its claims."""
+    return f"""
+  - issuer: {issuer}
+    jwks: '{jwks(key)}'
+    fromHeaders: [{{name: x-token}}]
+    fromCookies: [session]
+    outputClaimToHeaders: [{{header: x-user, claim: sub}}]
+    outputPayloadToHeader: x-claims
+"""

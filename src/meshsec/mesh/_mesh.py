@@ -166,16 +166,16 @@ class Mesh:
         if not self._running:
             with suppress(RuntimeError):  # judging it refuses it
                 self.start()
-        memo = self._policies.current.policy.memo
-        if memo is None or not self._running:
+        callers = self._policies.current.policy.callers
+        if callers is None or not self._running:
             return None
         try:
-            return memo.recall(connection, line, names, values, self._keys.snapshot(), time.time())
+            return callers.memo.recall(connection, line, names, values, self._keys.snapshot(), time.time())
         except (TypeError, ValueError):
             return None  # neither text nor bytes: judging it says what that means
 
     def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
-        """Decide by the request line alone, whose caller is known: see :meth:`meshsec.WorkloadPolicy.judge_line`."""
+        """Decide by the request line alone, whose caller is known: see :meth:`meshsec.policy.Callers.judge_line`."""
         return self._driver.judge_line(request, wanted)
 
     def judge(self, connection: Connection, request: HttpRequest, wanted: Wanted | None = None) -> AuthContext:

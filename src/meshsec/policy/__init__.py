@@ -5,11 +5,13 @@ no clock (``now`` is handed in), and what it lacks it asks for by returning a qu
 servers, threads, or where keys and files come from.
 """
 
+from ._callers import Callers
 from ._custom import CheckAnswer, NeedCheck
 from ._memo import DecisionMemo, Remembered, RequestLine, Wanted
 from ._workload import NeedKeys, WorkloadPolicy
 
 __all__ = [
+    "Callers",
     "CheckAnswer",
     "DecisionMemo",
     "NeedCheck",

@@ -38,7 +38,16 @@ class Callers:
     rules: CompiledAuthorization
 
     def judge_line(self, wanted: Wanted, request: HttpRequest, now: float) -> Remembered | None:
-        """See :meth:`WorkloadPolicy.judge_line`."""
+        """Judge a request whose caller is known; remember what is allowed when it comes again.
+
+        Args:
+            wanted: the caller, and where the decision belongs.
+            request: the head as it came from the wire; its header lines are not looked at, and need not be there.
+            now: wall clock, POSIX seconds.
+
+        Returns:
+            What :meth:`WorkloadPolicy.judge` would say; None where it takes the whole request to say that.
+        """
         caller = wanted.caller
         if wanted.memo is not self.memo or caller is None or not now < _end(caller.connection):
             return None
@@ -66,7 +75,19 @@ class Callers:
         keys: KeySnapshot,
         now: float,
     ) -> None:
-        """See :meth:`WorkloadPolicy.remember`."""
+        """Remember who called, if that may be remembered of a request that was just let pass.
+
+        The request is judged once more, of nothing but what its caller will be found by: where anything else had a
+        part in the decision, nobody is remembered.
+
+        Args:
+            wanted: where it belongs.
+            context: what :meth:`WorkloadPolicy.judge` said.
+            connection: as it was judged.
+            request: as it was judged.
+            keys: the same snapshot.
+            now: the same moment.
+        """
         if wanted.memo is not self.memo or wanted.entries.keys is not keys or not context.decision.allowed:
             return
         if not request.target.startswith("/"):

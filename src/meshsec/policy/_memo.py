@@ -186,7 +186,7 @@ class _Shape:
         return cls(
             counting,
             itemgetter(*secrets_at) if secrets_at else None,
-            _DIGESTS[text, len(secrets_at) > 1],
+            _digest_of_several if len(secrets_at) > 1 else _digest_of_text if text else secret_digest,
             _several(plain_at),
             _several([index for index, counts in enumerate(counting) if not counts]),
             _are_clean_texts if text else are_clean_lines,
@@ -305,10 +305,10 @@ def _are_clean_texts(values: _Values) -> bool:
     return are_clean_lines(["".join(values).encode("latin-1")])
 
 
-# By whether values are text, and whether there are several: then the bytes tell where one ends and the next begins.
-_DIGESTS: Final[Mapping[tuple[bool, bool], Callable[[Any], Hashable]]] = {
-    (False, False): secret_digest,
-    (False, True): lambda values: secret_digest(marshal.dumps(values, _PLAIN)),
-    (True, False): lambda value: secret_digest(value.encode("latin-1")),
-    (True, True): lambda values: secret_digest(marshal.dumps(values, _PLAIN)),
-}
+def _digest_of_text(value: str) -> Hashable:
+    return secret_digest(value.encode("latin-1"))
+
+
+def _digest_of_several(values: tuple[Any, ...]) -> Hashable:
+    """Of bytes that tell where one value ends and the next begins."""
+    return secret_digest(marshal.dumps(values, _PLAIN))

@@ -48,7 +48,7 @@ from ._custom import CheckAnswer, NeedCheck, check, reserved_headers
 from ._decisions import legacy_refusal, token_refusal
 from ._envoy import envoy_config
 from ._form import Form
-from ._memo import DecisionMemo, Remembered, Wanted
+from ._memo import DecisionMemo
 from ._metadata import ResourceMetadata
 from ._peer import refuse_peer
 from ._select import refuse_both, refuse_root_selectors, select
@@ -78,7 +78,7 @@ class WorkloadPolicy:
         legacy: Policy and MeshPolicy, in whose place ``modes`` stands too; None where none applies.
         custom: CUSTOM policies, which ask external authorizers.
         reserved: headers that only their providers may set.
-        memo: what was allowed a moment ago; None where nothing may be remembered.
+        callers: who was let pass a moment ago, and for what; None where nothing may be remembered.
         metadata: what OAuth clients are told (RFC 9728); None: nothing.
     """
 
@@ -94,9 +94,8 @@ class WorkloadPolicy:
     custom: CompiledCustom = NO_CUSTOM
     reserved: frozenset[str] = frozenset()
     metadata: ResourceMetadata | None = None
-    memo: DecisionMemo | None = field(default=None, init=False, repr=False, compare=False)
+    callers: Callers | None = field(default=None, init=False, repr=False, compare=False)
     _form: Form = field(init=False, repr=False, compare=False)
-    _callers: Callers | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         form = Form(self.config, self.metadata)
@@ -109,8 +108,7 @@ class WorkloadPolicy:
             # Authorization counts whoever reads it: two lines that a WSGI server has joined are refused.
             secret = tokens | {"authorization"}
             memo = DecisionMemo(_ALWAYS_READ | proxies | rules, secret)
-            object.__setattr__(self, "memo", memo)
-            object.__setattr__(self, "_callers", Callers(memo, form, self.tokens, self.rules))
+            object.__setattr__(self, "callers", Callers(memo, form, self.tokens, self.rules))
 
     @classmethod
     def compile(cls, resources: Iterable[Resource], workload: Workload, config: MeshConfig | None = None) -> Self:
@@ -250,45 +248,6 @@ class WorkloadPolicy:
         ask = not any(isinstance(answer, NeedKeys) for answer in answers)
         found = self._judge_checked(connection, request, passed.facts, keys, now=now, ask=ask)
         return found if isinstance(found, NeedKeys) else passed.completed(found)
-
-    def judge_line(self, wanted: Wanted, request: HttpRequest, *, now: float) -> Remembered | None:
-        """Judge a request whose caller is known; remember what is allowed when it comes again.
-
-        Args:
-            wanted: the caller, and where the decision belongs.
-            request: the head as it came from the wire; its header lines are not looked at, and need not be there.
-            now: wall clock, POSIX seconds.
-
-        Returns:
-            What :meth:`judge` would say; None where it takes the whole request to say that.
-        """
-        return None if self._callers is None else self._callers.judge_line(wanted, request, now)
-
-    def remember(
-        self,
-        wanted: Wanted,
-        context: AuthContext,
-        connection: Connection,
-        request: HttpRequest,
-        keys: KeySnapshot,
-        *,
-        now: float,
-    ) -> None:
-        """Remember who called, if that may be remembered of a request that was just let pass.
-
-        The request is judged once more, of nothing but what its caller will be found by: where anything else had a
-        part in the decision, nobody is remembered.
-
-        Args:
-            wanted: where it belongs.
-            context: what :meth:`judge` said.
-            connection: as it was judged.
-            request: as it was judged.
-            keys: the same snapshot.
-            now: the same moment.
-        """
-        if self._callers is not None:
-            self._callers.remember(wanted, context, connection, request, keys, now)
 
     def _judge_checked(
         self,

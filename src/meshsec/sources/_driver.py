@@ -67,7 +67,8 @@ class Driver:
     def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
         """Judge a request of a known caller by its line; None where it takes all of it."""
         try:
-            return self._policies.current.policy.judge_line(wanted, request, now=time.time())
+            callers = self._policies.current.policy.callers
+            return None if callers is None else callers.judge_line(wanted, request, time.time())
         except Exception:  # noqa: BLE001 - it is judged anew, behind a door that is as safe
             _log.exception("a request of a known caller could not be judged by its line")
             return None
@@ -103,8 +104,8 @@ class Driver:
                 raise RuntimeError("the policy asks without end")
             keys, now = self._keys.snapshot(), time.time()
             found = policy.judge(connection, request, keys, now=now, answers=answers)
-            if wanted is not None and isinstance(found, AuthContext):
-                policy.remember(wanted, found, connection, request, keys, now=now)
+            if wanted is not None and policy.callers is not None and isinstance(found, AuthContext):
+                policy.callers.remember(wanted, found, connection, request, keys, now)
             return found
         except Exception:  # noqa: BLE001 - whatever breaks in here, the door stays shut
             # The traceback goes to the log and never to the caller.
