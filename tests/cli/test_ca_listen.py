@@ -26,7 +26,7 @@ from meshsec import Connection, HttpRequest, Mesh
 from meshsec.ca import CertificateAuthority, new_request
 from meshsec.cli import main
 from meshsec.errors import ConfigError, IssuanceError, KeysUnavailableError, MeshsecError, SvidError
-from meshsec.sources import endpoint_id
+from meshsec.sources import IdentityKeeper, endpoint_id
 from meshsec.spiffe import X509Svid, check_leaf
 from tokens import signing_key
 from waiting import PATIENCE, until
@@ -301,6 +301,37 @@ def test_an_authority_that_is_away_is_asked_less_and_less_often(world: World) ->
         world.clock += 0.1
     away.rename(world.folder / "token")
     assert source.read(time.time()).svid.id == WEB
+
+
+def test_at_the_limit_of_threads_it_is_asked_less_often_too(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for an answer needs one: without, one line says so, and the last good identity serves."""
+    keeper, now, attempts = IdentityKeeper(world.identity(renewal=None), expected=WEB), time.time(), []
+    keeper.load(now)
+    before = keeper.material.current()
+
+    def no_more(thread: threading.Thread) -> None:
+        attempts.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    caplog.clear()
+    world.clock += 60
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", no_more)
+        for _ in range(31):
+            world.clock += 1
+            keeper.refresh(now + 0.6 * HOUR)
+    assert keeper.material.current() is before
+    assert len(attempts) == 5
+    [line] = [record.getMessage() for record in caplog.records if record.name == "meshsec.identity"]
+    assert "can't start new thread" in line
+    assert "the last good identity keeps serving" in line
+    assert str(keeper.status()["failure"]) in line
+    world.clock += 60
+    keeper.refresh(now + 0.6 * HOUR)
+    assert keeper.material.current() is not before
+    assert keeper.status()["failure"] is None
 
 
 def test_new_roots_and_lists_arrive_within_minutes(world: World) -> None:

@@ -26,6 +26,7 @@ import grpclib.const
 import grpclib.exceptions
 import pytest
 
+from forking import in_child
 from grpcs import METHODS, SERVERS, Raw, Serving, add_to, by_aio, by_grpcio, by_grpclib
 from live import FULL, free_port
 from meshsec import Connection, Decision, Mesh, MeshConfig, Reason, SvidError, Workload, WorkloadPolicy
@@ -452,6 +453,16 @@ def test_the_socket_is_this_users_alone(place: Place, honest: int) -> None:
         path = Path(tunnel.target.removeprefix("unix:"))
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert path.parent.stat().st_uid == os.getuid()
+    assert not path.parent.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_leaves_its_parents_tunnel(place: Place, honest: int) -> None:
+    """Whatever a child ends with, the socket is its parent's."""
+    with Tunnel(place.caller("web", honest), "reviews.prod") as tunnel:
+        path = Path(tunnel.target.removeprefix("unix:"))
+        assert in_child(lambda: tunnel.close() or path.is_socket())
+        assert path.is_socket()
     assert not path.parent.exists()
 
 

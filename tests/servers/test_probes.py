@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from threading import Thread
 
 import pytest
 
+from forking import in_child
+from live import free_port
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.errors import ConfigError, SvidError
 from meshsec.servers.probes import ProbeListener, is_ready, listen
@@ -102,3 +106,34 @@ def test_a_path_that_could_never_match_is_refused(path: str, mesh: Mesh) -> None
         listen(mesh, port=0, checks={path: lambda: True})
     with pytest.raises(ConfigError, match="none given"):
         listen(mesh, port=0, checks={})
+
+
+def test_a_listener_without_a_thread_leaves_nothing_open(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else probes would connect to a port at which nobody ever answers."""
+
+    def no_more(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    port = free_port()
+    with monkeypatch.context() as limited:
+        limited.setattr(Thread, "start", no_more)
+        with pytest.raises(RuntimeError) as held:
+            listen(mesh, port=port, host="127.0.0.1")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=20)
+    assert held.value.args  # so long the listener that failed is not collected
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_closes_its_own_and_no_more(mesh: Mesh) -> None:
+    """Its parent's thread did not come along: there is nothing to wait for, and the parent listens on."""
+    with listen(mesh, port=0, host="127.0.0.1") as listener:
+
+        def closed() -> bool:
+            thread = Thread(target=listener.close, daemon=True)
+            thread.start()
+            thread.join(20)
+            return not thread.is_alive()
+
+        assert in_child(closed)
+        assert ask(listener, "/livez") == (200, b"")

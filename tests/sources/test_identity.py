@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,31 @@ def test_new_identity_is_published(keeper: IdentityKeeper, folder: Path, authori
     write_identity(folder, fresh, authority.bundle)
     keeper.refresh(NOW)
     assert serial(keeper) == fresh.serial
+
+
+def test_a_generation_that_goes_while_its_name_is_read_is_no_failure(
+    folder: Path, authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link said where the files are; before we are there they are elsewhere, and the old place is gone."""
+    fresh, readlink = authority.issue_x509_svid(ID, now=NOW), os.readlink
+
+    def too_late(path: os.PathLike[str], *, dir_fd: int | None = None) -> str:
+        found = readlink(path, dir_fd=dir_fd)
+        monkeypatch.undo()
+        write_identity(folder, fresh, authority.bundle)
+        assert not (folder / found).exists()
+        return found
+
+    monkeypatch.setattr(os, "readlink", too_late)
+    assert FileIdentity(folder, "cluster.local").read(NOW).svid.serial == fresh.serial
+
+
+def test_a_link_to_nowhere_that_stays_is_a_failure(folder: Path) -> None:
+    """The twin: nothing is there, however often one looks."""
+    (folder / "..data").unlink()
+    (folder / "..data").symlink_to("..gone")
+    with pytest.raises(FileNotFoundError, match=r"\.\.gone"):
+        FileIdentity(folder, "cluster.local").read(NOW)
 
 
 def test_unchanged_identity_keeps_the_generation(keeper: IdentityKeeper) -> None:

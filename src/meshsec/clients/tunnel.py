@@ -70,6 +70,7 @@ class Tunnel:
         self._services = ServicePools(mesh, _over_http2, max_age=max_age)
         self._host, self._port = host, port
         route = self._route()  # says now what cannot work
+        self._owner = os.getpid()
         self._folder = Path(tempfile.mkdtemp(prefix="meshsec-"))  # mode 0700
         self.target = f"unix:{self._folder / 'h2'}"
         self.options = (("grpc.default_authority", route.authority),)
@@ -91,7 +92,9 @@ class Tunnel:
             raise
 
     def close(self) -> None:
-        """End every connection and remove the socket. Close the channel first."""
+        """End every connection and remove the socket. Close the channel first; a forked child leaves its parent's."""
+        if os.getpid() != self._owner:
+            return
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()

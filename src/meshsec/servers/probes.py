@@ -49,6 +49,7 @@ def listen(
     Raises:
         ConfigError: a path does not begin with a slash.
         OSError: it cannot listen there.
+        RuntimeError: no thread can begin.
     """
     known = dict(checks) if checks is not None else {"/livez": lambda: True, "/readyz": lambda: is_ready(mesh)}
     wrong = [path for path in known if not path.startswith("/") or "?" in path]
@@ -72,11 +73,16 @@ class ProbeListener:
         self._server.daemon_threads = True
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="meshsec-probes", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # as many threads as there may be
+            self._server.server_close()
+            raise
 
     def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
+        """Stop listening; in a forked child the parent listens on."""
+        if self._thread.is_alive():
+            self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 

@@ -177,8 +177,11 @@ def _holds(identity: Identity, now: float) -> bool:
 
 
 def _ask(source: str, timeout: float, asking: Asking) -> dict[str, Any]:
-    """Raises IssuanceError where the authority refuses, with its own word for it."""
-    result = fetch(source, timeout=timeout, asking=asking)
+    """Raises IssuanceError where the authority refuses, with its own word for it; KeysUnavailableError."""
+    try:
+        result = fetch(source, timeout=timeout, asking=asking)
+    except RuntimeError as error:  # as many threads as there may be, and one has to keep the time
+        raise KeysUnavailableError(f"{source} cannot be asked: {error}") from None
     if result.status == 200:
         return read_answer(result.body, source)
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -168,9 +169,12 @@ class FileIdentity:
         raise SvidError(f"{self.folder} is replaced faster than it can be read", code="unsettled")
 
     def _generation(self) -> Path:
-        """Resolved once, so that all files are of one generation even if the link moves meanwhile."""
+        """Resolved once, so that all files are of one generation even if the link moves meanwhile.
+
+        Whether anything is there still, reading tells: what is gone because it was replaced is no failure.
+        """
         data = self.folder / "..data"
-        return data.resolve(strict=True) if data.is_symlink() else self.folder
+        return Path(os.path.realpath(data)) if data.is_symlink() else self.folder
 
     def _read(self, folder: Path) -> Identity:
         names = next((names for names in _LAYOUTS if (folder / names[0]).exists()), _LAYOUTS[0])
