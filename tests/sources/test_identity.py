@@ -1,10 +1,8 @@
-"""Identities from files: what is taken, what is not, and that a worse set never replaces a better one."""
+"""Identities from files: what is taken, and from where. What goes wrong with them is test_identity_faults's."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,117 +120,9 @@ def test_plain_files_that_are_being_written_are_waited_for(tmp_path: Path, autho
     assert source.read(NOW).bundle == authority.bundle
 
 
-def _other_key(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "key.pem").write_bytes(authority.issue_x509_svid(ID, now=NOW).key_pem())
-
-
-def _half_a_certificate(folder: Path, authority: CertificateAuthority) -> None:
-    whole = (folder / "cert-chain.pem").read_bytes()
-    (folder / "cert-chain.pem").write_bytes(whole[: len(whole) // 2])
-
-
 def _half_a_key(folder: Path, authority: CertificateAuthority) -> None:
     whole = (folder / "key.pem").read_bytes()
     (folder / "key.pem").write_bytes(whole[: len(whole) // 2])
-
-
-def _empty_root(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "root-cert.pem").write_bytes(b"")
-
-
-def _foreign_root(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "root-cert.pem").write_bytes(CertificateAuthority.create("cluster.local", now=NOW).bundle.to_pem())
-
-
-def _missing_key(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "..data" / "key.pem").unlink()
-
-
-def _expired(folder: Path, authority: CertificateAuthority) -> None:
-    svid = authority.issue_x509_svid(ID, now=NOW, ttl=600)
-    write_identity(folder, svid, authority.bundle)
-
-
-def _not_yet_valid(folder: Path, authority: CertificateAuthority) -> None:
-    write_identity(folder, authority.issue_x509_svid(ID, now=NOW + 3600), authority.bundle)
-
-
-def _under_an_expired_root(folder: Path, authority: CertificateAuthority) -> None:
-    old = CertificateAuthority.create("cluster.local", now=NOW - 20 * 365 * 86400.0)
-    write_identity(folder, old.issue_x509_svid(ID, now=NOW - 20 * 365 * 86400.0), old.bundle)
-
-
-def _empty_certificate(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "cert-chain.pem").write_bytes(b"")
-
-
-def _empty_key(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "key.pem").write_bytes(b"")
-
-
-def _second_root_cut_off(folder: Path, authority: CertificateAuthority) -> None:
-    whole = CertificateAuthority.create("cluster.local", now=NOW).bundle.to_pem()
-    (folder / "root-cert.pem").write_bytes(authority.bundle.to_pem() + whole[: len(whole) // 2])
-
-
-def _a_folder_for_a_key(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "..data" / "key.pem").unlink()
-    (folder / "..data" / "key.pem").mkdir()
-
-
-def _a_loop_for_a_key(folder: Path, authority: CertificateAuthority) -> None:
-    (folder / "..data" / "key.pem").unlink()
-    (folder / "..data" / "key.pem").symlink_to("key.pem")
-
-
-def _nothing_left(folder: Path, authority: CertificateAuthority) -> None:
-    folder.rename(folder.with_name("elsewhere"))
-
-
-def _other_account(folder: Path, authority: CertificateAuthority) -> None:
-    other = SpiffeId.for_service_account("cluster.local", "prod", "other")
-    write_identity(folder, authority.issue_x509_svid(other, now=NOW), authority.bundle)
-
-
-FAULTS: list[tuple[Callable[[Path, CertificateAuthority], None], float]] = [
-    (_other_key, NOW),
-    (_half_a_certificate, NOW),
-    (_half_a_key, NOW),
-    (_empty_root, NOW),
-    (_foreign_root, NOW),
-    (_missing_key, NOW),
-    (_expired, NOW + 3600),
-    (_other_account, NOW),
-    (_not_yet_valid, NOW),
-    (_under_an_expired_root, NOW),
-    (_empty_certificate, NOW),
-    (_empty_key, NOW),
-    (_second_root_cut_off, NOW),
-    (_a_folder_for_a_key, NOW),
-    (_a_loop_for_a_key, NOW),
-    (_nothing_left, NOW),
-]
-
-
-@pytest.mark.parametrize(("spoil", "later"), FAULTS, ids=[fault.__name__.strip("_") for fault, _ in FAULTS])
-def test_worse_set_never_replaces_a_good_one(
-    keeper: IdentityKeeper,
-    folder: Path,
-    authority: CertificateAuthority,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Path, CertificateAuthority], None],
-    later: float,
-) -> None:
-    """The last good identity keeps serving; the fault is logged once and shown in the status."""
-    before = serial(keeper)
-    spoil(folder, authority)
-    with caplog.at_level(logging.WARNING, "meshsec.identity"):
-        keeper.refresh(later)
-        keeper.refresh(later)
-    assert serial(keeper) == before
-    assert len(caplog.records) == 1
-    assert str(folder) in caplog.text
-    assert keeper.status()["failure"]
 
 
 def test_repaired_set_is_taken_and_the_failure_forgotten(

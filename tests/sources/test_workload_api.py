@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,9 +30,11 @@ from meshsec.resources import TrustBundle
 from meshsec.sources import Federation, IdentityKeeper, WorkloadApi, WorkloadApiIdentity, _workload_api_stream
 from meshsec.sources._workload_api_stream import Pauses, dial
 from meshsec.sources._workload_api_wire import CallError, Code
-from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509Svid, verify_jwt_svid
+from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509BundleSet, X509Svid, verify_jwt_svid
+from meshsec.tls import StaticMaterial, authorize_id, client_context, server_context
 from pki import TestCA
 from waiting import until
+from wire import shake_hands, wired
 
 TD = "cluster.local"
 ID = SpiffeId.for_service_account(TD, "prod", "web")
@@ -92,6 +94,14 @@ def failure(keeper: IdentityKeeper) -> str:
     """What last failed, after another look."""
     keeper.refresh(time.time())
     return str(keeper.status()["failure"] or "")
+
+
+def shown(keeper: IdentityKeeper, authority: CertificateAuthority) -> int:
+    """The serial number of what a client of this workload gets to see."""
+    caller = StaticMaterial(fresh(authority, OTHER), X509BundleSet([authority.bundle]))
+    ends = wired(server_context(keeper.material), client_context(caller, authorize=authorize_id(ID)))
+    shake_hands(*ends)
+    return int((ends[1].getpeercert() or {})["serialNumber"], 16)
 
 
 def fresh(authority: CertificateAuthority, spiffe_id: SpiffeId = ID) -> X509Svid:
@@ -284,16 +294,24 @@ BAD: dict[str, Spoil] = {
 
 @pytest.mark.parametrize("spoil", BAD.values(), ids=BAD.keys())
 def test_an_answer_that_cannot_be_used_is_passed_over(
-    agent: Agent, keeper: IdentityKeeper, authority: CertificateAuthority, spoil: Spoil
+    agent: Agent,
+    keeper: IdentityKeeper,
+    authority: CertificateAuthority,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Spoil,
 ) -> None:
     """It is reported, the last good one serves, and the next good one on the same stream is taken."""
     first = serving(agent, keeper, authority)
+    caplog.set_level(logging.WARNING, "meshsec.identity")
     agent.say(spoil(authority))
     until(lambda: failure(keeper))
-    assert keeper.material.current().svid == first
+    assert shown(keeper, authority) == first.serial
+    [line] = [record.getMessage() for record in caplog.records if record.name == "meshsec.identity"]
+    assert line == f"{failure(keeper)} (the last good identity keeps serving)"
     good = fresh(authority)
     agent.say(x509_answer(given(good, authority.bundle)))
     until(lambda: serial(keeper) == good.serial)
+    assert shown(keeper, authority) == good.serial
     assert not failure(keeper)
     assert len(agent.metadata) == 1
 
@@ -321,6 +339,27 @@ def test_a_stream_that_ends_is_opened_again(
     renewed = fresh(authority)
     agent.say(x509_answer(given(renewed, authority.bundle)))
     until(lambda: serial(keeper) == renewed.serial)
+
+
+def test_an_agent_that_is_gone_is_waited_for(
+    folder: Path, authority: CertificateAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its socket; what it said last serves until another one listens there."""
+    caplog.set_level(logging.WARNING, "meshsec.identity")
+    source = WorkloadApiIdentity(f"unix://{folder}/agent.sock", ID, pauses=SOON)
+    keeper = IdentityKeeper(source, expected=ID)
+    with closing(source):
+        with Agent(source.origin).serving() as agent:
+            first = serving(agent, keeper, authority)
+        (folder / "agent.sock").unlink(missing_ok=True)
+        until(lambda: "No such file" in failure(keeper))
+        assert shown(keeper, authority) == first.serial
+        assert f"{failure(keeper)} (the last good identity keeps serving)" in caplog.text
+        with Agent(source.origin).serving() as agent:
+            renewed = fresh(authority)
+            agent.say(x509_answer(given(renewed, authority.bundle)))
+            until(lambda: serial(keeper) == renewed.serial)
+            assert not failure(keeper)
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
@@ -29,9 +28,12 @@ _Check = Callable[[], bool]
 
 
 def is_ready(mesh: Mesh) -> bool:
-    """Whether the workload can shake hands: it has an SVID that has not expired, or needs none."""
+    """Whether the workload can shake hands, now and for a while: it needs no SVID, or has one that others believe.
+
+    Where reading a newer one fails, it is not ready any more in the last third of the present one's life.
+    """
     identity = mesh.status()["identity"]
-    return identity is None or (identity["not_after"] is not None and time.time() < identity["not_after"])
+    return identity is None or bool(identity["ready"])
 
 
 def listen(

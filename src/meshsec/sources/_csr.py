@@ -169,8 +169,7 @@ def _is_due(identity: Identity, now: float) -> bool:
 
 def _holds(identity: Identity, now: float) -> bool:
     try:
-        verify_x509_svid(identity.svid.chain, identity.bundle, now=now, role="client")
-        identity.revoked.check(identity.svid.chain)
+        identity.check(now)
     except SvidError:
         return False
     return True

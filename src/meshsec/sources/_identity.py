@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -43,6 +43,7 @@ DEFAULT_FOLDERS: Final = (
 )
 
 TRIES: Final = 5
+_LAST_PART: Final = 1 / 3  # of a life
 _NO_LISTS: Final = Revocations()
 
 # Chain (leaf first), key, authorities, what they revoked.
@@ -68,6 +69,11 @@ class Identity:
     bundle: X509Bundle
     revoked: Revocations = field(default_factory=Revocations)
     federated: tuple[X509Bundle, ...] = ()
+
+    def check(self, now: float) -> None:
+        """Hold our own chain to what whoever trusts the same holds it to. Raises SvidError."""
+        verify_x509_svid(self.svid.chain, self.bundle, now=now, role="client")
+        self.revoked.check(self.svid.chain, self.bundle.x509_authorities)
 
 
 class IdentitySource(Protocol):
@@ -257,7 +263,8 @@ class IdentityKeeper:
         self._others: tuple[X509Bundle, ...] = ()
         self._read_at: float | None = None
         self._failure: str | None = None
-        self._expired: Identity | None = None
+        self._ended: str | None = None
+        self._worthless: Identity | None = None
         self._outdated: Revocations | None = None
         self._missing = False
 
@@ -293,15 +300,35 @@ class IdentityKeeper:
 
     def _say_what_has_ended(self, now: float) -> None:
         """Once each."""
-        published = self._published
+        published, self._ended = self._published, self._end(now)
         if published is None:
             return
-        if now > published.svid.not_after and self._expired is not published:
-            self._expired = published
-            _log.error("our own certificate has expired (%s): every handshake fails", self._source.origin)
+        if self._ended and self._worthless is not published:
+            self._worthless = published
+            _log.error("%s: %s: every handshake fails", self._source.origin, self._ended)
         if now > published.revoked.next_update and self._outdated != published.revoked:
             self._outdated = published.revoked
             _log.warning("a CRL has expired (%s): what it names stays revoked", self._source.origin)
+
+    def _end(self, now: float) -> str | None:
+        """Why nobody who trusts the same believes what is published any longer; None where they do."""
+        published = self._published
+        if published is None:
+            return None
+        if now > published.svid.not_after:
+            return "our own certificate has expired"
+        try:
+            replace(published, revoked=self.material.current().revoked).check(now)
+        except SvidError as error:
+            return f"our own certificate holds no longer: {error}"
+        return None
+
+    def _is_ready(self, now: float) -> bool:
+        """Whether callers are welcome. Who fails to renew while others may not sends them there in time."""
+        svid = self._published.svid if self._published else None
+        if svid is None or self._end(now):
+            return False
+        return self._failure is None or svid.not_after - now > (svid.not_after - svid.not_before) * _LAST_PART
 
     def close(self) -> None:
         """Have the source let go of what it holds open; what is published stays."""
@@ -310,8 +337,12 @@ class IdentityKeeper:
             close()
 
     def status(self) -> dict[str, Any]:
-        """What is published, how many seconds ago it was last read, and what last failed; no key material."""
-        svid = self._published.svid if self._published else None
+        """What is published, how many seconds ago it was last read, and what last failed; no key material.
+
+        ``ready``: there is an identity that others believe; and where reading a newer one fails, a third of its life
+        is left.
+        """
+        now, svid = time.time(), self._published.svid if self._published else None
         next_update = self.material.current().revoked.next_update
         return {
             "origin": self._source.origin,
@@ -319,8 +350,9 @@ class IdentityKeeper:
             "serial": f"{svid.serial:x}" if svid else None,
             "not_after": svid.not_after if svid else None,
             "crl_next_update": next_update if next_update < math.inf else None,
-            "age": None if self._read_at is None else max(time.time() - self._read_at, 0.0),
-            "failure": self._failure,
+            "age": None if self._read_at is None else max(now - self._read_at, 0.0),
+            "failure": self._failure or self._ended,
+            "ready": self._is_ready(now),
             "federation": self._foreign.status() if self._foreign else [],
         }
 
