@@ -49,10 +49,18 @@ MAX_URL: Final = 2048
 
 _PORTS: Final = {"http": 80, "https": 443}
 _CHUNK: Final = 1 << 14
-# Where clouds hand out credentials to whoever asks from inside, besides link-local addresses.
+# Where clouds hand out credentials to whoever asks from inside, besides link-local addresses: Alibaba, Azure, Oracle
+# Classic; then Amazon (machines, EKS pods), Google, Oracle, Scaleway, Akamai and Alibaba by IPv6.
 _METADATA: Final = frozenset(
-    map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
-)
+    map(
+        ip_address,
+        (
+            "100.100.100.200", "168.63.129.16", "192.0.0.192",
+            "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42",
+            "fd00:a9fe:a9fe::1", "fd00:100::100:200",
+        ),
+    )
+)  # fmt: skip
 _NAT64: Final = ip_network("64:ff9b::/96")
 
 
