@@ -13,6 +13,7 @@ from werkzeug.test import Client as WsgiClient
 from meshsec import Mesh, Workload
 from meshsec.resources import parse
 from meshsec.testing import TestIssuer
+from tokens import encode
 
 ISSUER = TestIssuer()
 PLACES = """
@@ -103,3 +104,36 @@ def test_no_token_reaches_a_log(kind: str, header: str, caplog: pytest.LogCaptur
     secret = {piece for token in tokens for piece in pieces(token)}
     for text in told:
         assert not any(piece in text for piece in secret), text
+
+
+CLAIMS = """
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: claims, namespace: prod}
+spec:
+  rules:
+  - from: [{source: {requestPrincipals: [nobody/nobody]}}]
+    when: [{key: "request.auth.claims[groups]", values: [staff]}, {key: "request.auth.claims[sub]", values: [bob]}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nINFO root: b", "a\r\nb", "\x1b[2Jb", "a\x85b\u2028c", "x" * 8000],
+    ids=["line feed", "carriage return", "escape", "line separators", "long"],
+)
+def test_what_a_token_says_is_one_short_line(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """CVE-2024-45808: a claim, or the name of a key, forges no line and drives no terminal, at DEBUG either."""
+    caplog.set_level(logging.DEBUG)
+    mesh = Mesh(workload=Workload(name="web", namespace="prod"), resources=parse(TODAY.replace("sub", "x") + CLAIMS))
+    good = ISSUER.token(aud="web", sub=text, groups=[text])
+    head = encode({"alg": "ES256", "kid": text[:4000]})
+    client = WsgiClient(mesh.wsgi(lambda *_: []))
+    for token, status in ((good, 403), (f"{head}.{good.partition('.')[2]}", 401)):
+        caplog.clear()
+        assert client.get("/", headers={"authorization": f"Bearer {token}"}).status_code == status
+        (record,) = (record for record in caplog.records if record.name.startswith("meshsec"))
+        line = record.getMessage()
+        assert line.isprintable()
+        assert len(line) < 2000

@@ -270,6 +270,14 @@ def test_no_spelling_of_a_path_avoids_the_trigger(target: str) -> None:
     assert code_of(policy, request_facts(target)) == Reason.JWT_MISSING
 
 
+@pytest.mark.parametrize("name", ["x-envoy-original-path", "x-original-url", "x-rewrite-url", "x-forwarded-uri"])
+def test_no_header_stands_for_the_path(name: str) -> None:
+    """CVE-2023-27487: what a client says the path was neither avoids the trigger nor pulls it."""
+    policy = compiled(resource(rule(), include="/admin"))
+    assert code_of(policy, request_facts("/admin", (name, "/open"))) == Reason.JWT_MISSING
+    assert code_of(policy, request_facts("/open", (name, "/admin"))) is None
+
+
 def test_an_exclusion_must_hold_for_every_reading() -> None:
     """``//health`` may be routed as ``/health`` or as it is: a token is required."""
     policy = compiled(resource(rule(), exclude="/health"))

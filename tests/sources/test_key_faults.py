@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +146,43 @@ def test_a_wait_is_as_long_as_the_caller_says() -> None:
     assert time.monotonic() - began < 15
     answer.set()
     assert settled(store).snapshot()[SOURCE].keys == KEYS
+
+
+def test_a_silent_issuer_is_waited_for_as_long_as_one_fetch_may_take() -> None:
+    """From a cold start, by threads and an event loop: all are let go in time, and one fetch is in the air."""
+    asked, answer = [], threading.Event()
+
+    def fetch(url: str, *, timeout: float) -> FetchResult:
+        asked.append(url)
+        assert answer.wait(30)
+        return FetchResult(200, BODY)
+
+    store = KeyStore([SOURCE], replace(CONFIG, timeout=0.2), fetch=fetch)
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(store.wait, NEED) for _ in range(8)]
+        waiting.append(pool.submit(asyncio.run, store.wait_async(NEED)))
+    assert [one.result() for one in waiting] == [None] * 9
+    assert 0.2 <= time.monotonic() - began < 5
+    assert len(asked) == 1
+    answer.set()
+    assert settled(store).snapshot()[SOURCE].keys == KEYS
+
+
+def test_another_issuers_document_leads_to_no_fetch_of_keys() -> None:
+    """Where discovery names somebody else, his key set is not even looked at."""
+    source = KeySource("https://issuer.example", None)
+    asked: list[str] = []
+    document = {"issuer": "https://other.example", "jwks_uri": "https://other.example/jwks"}
+
+    def fetch(url: str, *, timeout: float) -> FetchResult:
+        asked.append(url)
+        return FetchResult(200, json.dumps(document).encode() if "well-known" in url else BODY)
+
+    store = KeyStore([source], CONFIG, fetch=fetch)
+    store.wait(NeedKeys((source,)))
+    assert asked == ["https://issuer.example/.well-known/openid-configuration"]
+    assert store.snapshot()[source].keys is None
 
 
 def test_new_sources_are_fetched_where_the_store_runs() -> None:
