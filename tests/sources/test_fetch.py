@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import ssl
 import threading
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshsec.ca import CertificateAuthority
 from meshsec.errors import KeysUnavailableError
 from meshsec.sources import _line
-from meshsec.sources._fetch import PLAIN_GET, FetchResult, discover, fetch, good_body
+from meshsec.sources._fetch import PLAIN_GET, FetchResult, discover, fetch, good_body, max_age
 from meshsec.sources._proxy import Proxy
 
 PATIENCE = 0.3
@@ -108,7 +111,8 @@ def test_a_body_is_fetched() -> None:
     assert (found.status, found.body, found.headers["x-a"]) == (200, b"{}", "b")
     head = heads[0].lower()
     assert head.startswith(b"get /jwks?x=1 http/1.1\r\n")
-    assert b"user-agent: meshsec\r\n" in head
+    for line in (b"user-agent: meshsec", b"accept: application/json", b"accept-encoding: identity"):
+        assert line + b"\r\n" in head
     assert b"authorization" not in head
     assert b"cookie" not in head
 
@@ -355,6 +359,60 @@ def test_the_time_is_for_tls_bodies_too(tls: tuple[ssl.SSLContext, bytes], monke
     monkeypatch.setattr(_line, "_system_context", lambda: trusting)
     with server(drip(b"HTTP/1.1 200 OK\r\nX: ", b"y"), context) as (url, _):
         assert "timed out" in refused(url)
+
+
+# ------------------------------------------------------------------------------------------------ how long it is good
+
+NOON, LATER = "Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:01:40 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, math.inf),
+        ({"cache-control": "public, s-maxage=1, x-max-age=1, max-age"}, math.inf),
+        ({"cache-control": "max-age=100"}, 100),
+        ({"cache-control": 'PUBLIC ,\tMax-Age="100"'}, 100),
+        ({"cache-control": "max-age=100, max-age=50, max-age=70"}, 50),
+        ({"cache-control": "max-age=100, max-age="}, 0),
+        ({"cache-control": "max-age=1\u0660"}, 0),
+        ({"cache-control": "max-age=\u00b2"}, 0),
+        ({"cache-control": "max-age=1.5"}, 0),
+        ({"cache-control": "max-age=-1"}, 0),
+        ({"cache-control": "max-age=100, no-store"}, 0),
+        ({"cache-control": "no-cache, max-age=100"}, 0),
+        ({"cache-control": 'no-cache="x-a"'}, math.inf),
+        ({"cache-control": "max-age=100", "age": "30"}, 70),
+        ({"cache-control": "max-age=100", "age": "101"}, 0),
+        ({"cache-control": "max-age=100", "age": "-30"}, 100),
+        ({"age": "30"}, math.inf),
+        ({"expires": LATER}, math.inf),
+        ({"date": NOON}, math.inf),
+        ({"expires": LATER, "date": NOON}, 100),
+        ({"expires": LATER, "date": NOON, "age": "30"}, 70),
+        ({"expires": LATER, "date": NOON, "cache-control": "max-age=5"}, 5),
+        ({"expires": NOON, "date": LATER}, 0),
+        ({"expires": "never", "date": NOON}, 0),
+        ({"expires": LATER, "date": "now"}, 0),
+        ({"expires": f"{LATER[:-3]}+99999999999999999", "date": NOON}, 0),
+    ],
+)
+def test_an_answer_says_how_long_it_is_good(headers: dict[str, str], seconds: float) -> None:
+    """RFC 9111 section 4.2; of several figures the smallest, and what cannot be read is stale at once."""
+    assert max_age(FetchResult(200, b"{}", headers)) == seconds
+
+
+PIECES = st.sampled_from(
+    ["Sun,", "22", "Nov", "2026", "9999", "0001", "12:00:00", "24:61:61", "GMT", "+2359", "-0000", "max-age=", "no-",
+     "1e9", "nan", "-1", ",", ":", '"', " ", "\u0661", "\x00"]
+)  # fmt: skip
+TEXTS = st.lists(PIECES, max_size=8).map(" ".join) | st.text(max_size=20)
+
+
+@given(st.dictionaries(st.sampled_from(["cache-control", "age", "expires", "date"]), TEXTS))
+def test_any_headers_say_something(headers: dict[str, str]) -> None:
+    """A good key set is not lost over a date that nobody can read."""
+    assert max_age(FetchResult(200, b"{}", headers)) >= 0
 
 
 # ------------------------------------------------------------------------------------------------ discovery
