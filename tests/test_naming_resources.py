@@ -282,6 +282,8 @@ ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host:
         ((PEER % ("istio-system", "", "DISABLE"),), True),
         ((PEER % ("istio-system", "", "DISABLE"), PEER % ("prod", "", "STRICT")), False),
         ((PEER % ("prod", "selector: {matchLabels: {app: reviews}}, ", "DISABLE"),), False),
+        ((PEER % ("prod", "selector: {matchLabels: {}}, ", "DISABLE"),), True),
+        ((PEER % ("prod", "selector: {}, ", "DISABLE"),), True),
         ((PEER % ("prod", "", "DISABLE"), RULE), False),
     ],
     ids=[
@@ -294,12 +296,60 @@ ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host:
         "mesh",
         "namespace over mesh",
         "workload",
+        "no labels",
+        "no selection",
         "rule over namespace",
     ],
 )
 def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) -> None:
     """By a rule, or for a whole namespace; what holds for one workload does not tell a client anything."""
     assert naming(SERVICE, DEPLOYMENT, *texts).is_plaintext(FULL) is plain
+
+
+@pytest.mark.parametrize(
+    ("export", "own", "other"),
+    [
+        ("['.']", True, False),
+        ("['*']", True, True),
+        ("[prod]", True, False),
+        ("[test]", False, True),
+        ("['.', test]", True, True),
+        ("[elsewhere]", False, False),
+        ("['~']", False, False),
+    ],
+)
+def test_export_to_says_whose_a_rule_is(export: str, own: bool, other: bool) -> None:
+    """Its own namespace's, too, only where it says so; with a selector it is for its own alone, whatever it says."""
+    rule = OFF.replace("host: reviews", f"host: {FULL}\n  exportTo: {export}")
+    for namespace, plain, with_selector in (("prod", own, True), ("test", other, False)):
+        assert naming(SERVICE, DEPLOYMENT, rule, namespace=namespace).is_plaintext(FULL) is plain
+        chosen = rule.replace("exportTo", "workloadSelector: {matchLabels: {app: web}}\n  exportTo")
+        assert naming(SERVICE, DEPLOYMENT, chosen, namespace=namespace).is_plaintext(FULL) is with_selector
+
+
+@pytest.mark.parametrize(
+    ("export", "texts", "plain"),
+    [("", (), True), ("", (RULE,), False), ("exportTo: ['.']", (RULE,), True), ("exportTo: [prod]", (), False)],
+)
+def test_in_the_root_namespace_a_rule_for_all_is_the_last_that_is_asked(
+    export: str, texts: tuple[str, ...], plain: bool
+) -> None:
+    """A gateway there calls a service as its owner wants it; unless the rule is for that namespace alone."""
+    everybody = ALL_OFF.replace("namespace: prod", "namespace: istio-system").replace("spec:", f"spec:\n  {export}")
+    assert naming(SERVICE, DEPLOYMENT, everybody, *texts, namespace="istio-system").is_plaintext(FULL) is plain
+
+
+@pytest.mark.parametrize(
+    ("client", "closer"),
+    [("prod", "workloadSelector: {matchLabels: {app: other}}"), ("test", "exportTo: [elsewhere]")],
+)
+def test_a_closer_rule_for_others_hides_a_wider_one(client: str, closer: str) -> None:
+    """The host is chosen first, as in Istio: a wide rule takes the TLS off no host that has a rule of its own."""
+    hidden = RULE.replace("host: reviews", f"host: reviews\n  {closer}")
+    assert naming(SERVICE, DEPLOYMENT, ALL_OFF, namespace=client).is_plaintext(FULL)
+    assert not naming(SERVICE, DEPLOYMENT, ALL_OFF, hidden, namespace=client).is_plaintext(FULL)
+    for_another_host = hidden.replace("host: reviews", "host: ratings")
+    assert naming(SERVICE, DEPLOYMENT, ALL_OFF, for_another_host, namespace=client).is_plaintext(FULL)
 
 
 @pytest.mark.parametrize(("namespace", "plain"), [("prod", True), ("test", False)])

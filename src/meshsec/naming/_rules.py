@@ -1,12 +1,13 @@
 """What a client's DestinationRules and the PeerAuthentications of a service change about an entry.
 
 Which rule is for a host is Istio's: the client's own namespace, the service's, the root namespace; the first that has
-one decides alone. Must not know: how entries come to be.
+one decides alone. The host is looked for first: a closer rule that is for other clients hides a wider one. Must not
+know: how entries come to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -45,11 +46,15 @@ class Rules:
     def __init__(
         self, resources: Sequence[Resource], workload: Workload, config: MeshConfig, accounts: Accounts
     ) -> None:
-        rules = (item for item in resources if isinstance(item, DestinationRule))
-        self._rules = sorted((rule for rule in rules if _is_for(rule, workload)), key=lambda rule: rule.age)
+        rules = sorted((item for item in resources if isinstance(item, DestinationRule)), key=lambda rule: rule.age)
+        # What is in the root namespace for everybody is no more for its own clients than for anybody else's.
+        is_own = _is_private if workload.namespace == config.root_namespace else _is_for_its_own
+        self._own = [rule for rule in rules if rule.namespace == workload.namespace and is_own(rule)]
+        self._exported = [rule for rule in rules if not _is_private(rule)]
         peers = (item for item in resources if isinstance(item, PeerAuthentication))
         self._peers = sorted((peer for peer in peers if _is_for_all(peer)), key=lambda peer: peer.age)
         self._namespace = workload.namespace
+        self._labels = workload.labels
         self._root = config.root_namespace
         self._accounts = accounts
 
@@ -89,13 +94,15 @@ class Rules:
 
     def _rules_of(self, entry: Entry) -> list[DestinationRule]:
         """Those for the host of which one decides: with a selector first, then the oldest."""
-        for namespace in dict.fromkeys((self._namespace, entry.namespace, self._root)):
-            there = [rule for rule in self._rules if rule.namespace == namespace]
-            found = [rule for rule in there if covers(_full_host(rule), entry.host)]
-            if found:
-                best = max(map(_full_host, found), key=lambda host: (not host.startswith("*"), len(host)))
-                exact = (rule for rule in found if _full_host(rule) == best)
-                return sorted(exact, key=lambda rule: rule.spec.workload_selector is None)
+        own = _closest(self._own, entry.host)
+        if own:
+            mine = (rule for rule in own if _selects(rule, self._labels))
+            return sorted(mine, key=lambda rule: rule.spec.workload_selector is None)
+        for namespace in dict.fromkeys((entry.namespace, self._root)):
+            found = _closest([rule for rule in self._exported if rule.namespace == namespace], entry.host)
+            shown = [rule for rule in found if visible(rule.spec.export_to, namespace, self._namespace)]
+            if shown:
+                return shown
         return []
 
     def _is_disabled(self, namespace: str) -> bool:
@@ -113,13 +120,26 @@ def _is_for_all(peer: PeerAuthentication) -> bool:
     return peer.spec.selector is None or not peer.spec.selector.match_labels
 
 
-def _is_for(rule: DestinationRule, workload: Workload) -> bool:
-    """A rule with a selector is for clients of its own namespace only."""
-    own = rule.namespace == workload.namespace
+def _is_private(rule: DestinationRule) -> bool:
+    """Whether it is for clients of its own namespace alone, as every rule with a selector is."""
+    return rule.spec.workload_selector is not None or set(rule.spec.export_to) in ({"."}, {rule.namespace})
+
+
+def _is_for_its_own(rule: DestinationRule) -> bool:
+    """Whether it is for clients of its own namespace, too."""
+    return _is_private(rule) or visible(rule.spec.export_to, rule.namespace, rule.namespace)
+
+
+def _selects(rule: DestinationRule, labels: Mapping[str, str]) -> bool:
     selector = rule.spec.workload_selector
-    if selector is not None and not (own and selector.matches(workload.labels)):
-        return False
-    return own or visible(rule.spec.export_to, rule.namespace, workload.namespace)
+    return selector is None or selector.matches(labels)
+
+
+def _closest(rules: Sequence[DestinationRule], host: str) -> list[DestinationRule]:
+    """The rules for the most specific of the hosts, and patterns of hosts, that this host is one of."""
+    found = [rule for rule in rules if covers(_full_host(rule), host)]
+    best = max(map(_full_host, found), key=lambda name: (not name.startswith("*"), len(name)), default="")
+    return [rule for rule in found if _full_host(rule) == best]
 
 
 def _full_host(rule: DestinationRule) -> str:
