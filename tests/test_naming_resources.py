@@ -266,6 +266,7 @@ spec: {%smtls: {mode: %s}}
 """
 
 
+OLDER = PEER.replace("name: p", "name: a")
 OFF = RULE.replace("ISTIO_MUTUAL", "DISABLE")
 ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host: '*.prod.svc.cluster.local'")
 
@@ -284,6 +285,9 @@ ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host:
         ((PEER % ("prod", "selector: {matchLabels: {app: reviews}}, ", "DISABLE"),), False),
         ((PEER % ("prod", "selector: {matchLabels: {}}, ", "DISABLE"),), True),
         ((PEER % ("prod", "selector: {}, ", "DISABLE"),), True),
+        ((OLDER % ("prod", "", "DISABLE"), PEER % ("prod", "", "STRICT")), True),
+        ((OLDER % ("prod", "", "UNSET"), PEER % ("prod", "", "DISABLE")), False),
+        ((OLDER % ("prod", "", "UNSET"), PEER % ("istio-system", "", "DISABLE")), True),
         ((PEER % ("prod", "", "DISABLE"), RULE), False),
     ],
     ids=[
@@ -298,6 +302,9 @@ ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host:
         "workload",
         "no labels",
         "no selection",
+        "oldest",
+        "oldest unset",
+        "unset inherits",
         "rule over namespace",
     ],
 )

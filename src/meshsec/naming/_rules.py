@@ -7,7 +7,7 @@ know: how entries come to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -106,14 +106,11 @@ class Rules:
         return []
 
     def _is_disabled(self, namespace: str) -> bool:
-        """Only what holds for a whole namespace or the mesh counts, as in Istio; a workload's own does not."""
-        return next(self._modes(namespace), None) is MtlsMode.DISABLE if namespace else False
-
-    def _modes(self, namespace: str) -> Iterator[MtlsMode]:
-        for place in dict.fromkeys((namespace, self._root)):
-            for peer in self._peers:
-                if peer.namespace == place and peer.spec.mtls.mode is not MtlsMode.UNSET:
-                    yield peer.spec.mtls.mode
+        """By the oldest that holds for the namespace, else for the mesh, as in Istio; not by a workload's own."""
+        places = dict.fromkeys((namespace, self._root)) if namespace else ()
+        oldest = (next((peer for peer in self._peers if peer.namespace == place), None) for place in places)
+        modes = (peer.spec.mtls.mode for peer in oldest if peer is not None)
+        return next((mode for mode in modes if mode is not MtlsMode.UNSET), None) is MtlsMode.DISABLE
 
 
 def _is_for_all(peer: PeerAuthentication) -> bool:
