@@ -510,6 +510,18 @@ def test_one_bad_token_is_refused_before_keys_are_fetched_for_another() -> None:
     assert found.error is not None
 
 
+@pytest.mark.parametrize("second", ["junk", OTHER_GOOD[:-8] + "AAAAAAAA", GOOD[:-8] + "AAAAAAAA"])
+@pytest.mark.parametrize("fetchable", [True, False])
+def test_of_several_bad_tokens_the_first_is_told(fetchable: bool, second: str) -> None:
+    """Whether or not keys could be fetched for it just now."""
+    policy = compiled(fetched_rule(), other_rule(from_headers=[{"name": "x-other"}]))
+    keys = {FETCHED: KeyState(KEYS, fetchable=fetchable)}
+    found = policy.authenticate(bearer(STRANGE, ("x-other", second)), keys, now=NOW)
+    assert isinstance(found, TokenResult)
+    assert found.error is not None
+    assert found.error.code == Reason.JWT_UNKNOWN_KEY
+
+
 def test_of_two_sources_for_an_issuer_both_are_asked() -> None:
     """The key may be in either; one that accepts ends the search."""
     second = KeySource(ISSUER)

@@ -33,11 +33,7 @@ class Accepted:
 def judge_text(
     text: str, location: Location, rules: Sequence[Rule], snapshot: KeySnapshot, now: float
 ) -> Accepted | Refused:
-    """A token as it stands in a request, against the rules that read this place; those that it held for are cached.
-
-    Raises:
-        TokenError: it has not the form of a token.
-    """
+    """A token as it stands in a request, against the rules that read this place; those it held for are cached."""
     for rule in rules:
         cache = rule.state(snapshot).cache
         if cache is not None:
@@ -47,7 +43,10 @@ def judge_text(
                 len(rules) == 1 or rule is _responsible(rules, known.principal.issuer, known.principal.subject)[0]
             ):
                 return Accepted(rule, location, known, text)
-    token = read_token(text)
+    try:
+        token = read_token(text)
+    except TokenError as error:
+        return Refused(error)
     responsible = _responsible(rules, token.unverified_issuer, token.unverified_subject)
     found = judge(token, location, responsible, snapshot, now)
     if isinstance(found, Accepted) and found.rule is responsible[0]:

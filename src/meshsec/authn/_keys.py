@@ -85,5 +85,5 @@ class Refused:
     """
 
     error: TokenError
-    askable: tuple[KeySource, ...]
-    unverified_kid: str
+    askable: tuple[KeySource, ...] = ()
+    unverified_kid: str = ""

@@ -170,21 +170,24 @@ class CompiledRequestAuthentication:
         return max(begins for begins, _ in times), min(ends for _, ends in times)
 
     def _verify(self, facts: RequestFacts, keys: KeySnapshot, now: float, *, ask: bool) -> list[Accepted] | NeedKeys:
-        """Every token that an active rule sees must hold. Raises TokenError."""
+        """Every token that an active rule sees must hold. Raises TokenError: why the first one does not."""
         active = self._active(facts.target.readings) if self._has_triggers else self.rules
         accepted: list[Accepted] = []
-        needed: list[Refused] = []
+        refused: list[Refused] = []
         for location, text in _tokens(active, facts).items():
             those = active if len(active) == 1 else [rule for rule in active if location in rule.locations]
             found = judge_text(text, location, those, keys, now)
             if isinstance(found, Accepted):
                 accepted.append(found)
-            elif ask and found.askable:
-                needed.append(found)
+            elif refused or (ask and found.askable):
+                refused.append(found)
             else:
                 raise found.error
-        if needed:
-            return NeedKeys.of(needed)
+        if refused:
+            # A question is asked only where all others hold or wait, too.
+            if all(item.askable for item in refused):
+                return NeedKeys.of(refused)
+            raise refused[0].error
         if (
             self._has_triggers
             and any(rule.trigger for rule in active)
