@@ -3,11 +3,12 @@
 One uvicorn process (uvloop, httptools) for each variant, all up at once; a load generator in a process of its own
 (:mod:`benchmarks.load`) visits them in turn, in random order, round after round. Where the machine has two processors
 the servers have the one and the load generator the other. A ratio is the median of the rounds' ratios to another
-variant of the same round. Every protected variant gets the same RS256 token; meshsec also judges eleven rules.
+variant of the same round. Every protected variant gets the same RS256 token; meshsec also judges eleven rules, and
+serves with its own protocol class, as :func:`meshsec.servers.uvicorn.run` does.
 
-``repeated``: the same request again and again. ``anew``: each with another path, so that every decision is made anew,
-for a caller who is known. ``whole``: the same without the memo, all of every request judged, its token known.
-``uncached``: every token verified, too.
+``repeated``: the same request again and again. ``tagged``: each with another ``x-request-id``. ``anew``: each with
+another path, so that every decision is made anew, for a caller who is known. ``whole``: the same without the memo,
+all of every request judged, its token known. ``uncached``: every token verified, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any, Final
 
 from meshsec import Mesh, MeshConfig, Workload
 from meshsec.resources import KeysConfig, parse
+from meshsec.servers.uvicorn import protocol_class
 from meshsec.testing import TestIssuer
 
 CONNECTIONS: Final = 16
@@ -41,15 +43,18 @@ ISSUER: Final = "https://issuer.example"
 VARIANTS: Final = {
     "asgi_plain": (),
     "asgi_repeated": ("asgi_plain",),
+    "asgi_tagged": ("asgi_plain",),
     "asgi_anew": ("asgi_plain",),
     "asgi_whole": ("asgi_plain",),
     "asgi_uncached": ("asgi_plain",),
     "fastapi_plain": (),
     "fastapi_repeated": ("fastapi_plain", "fastapi_pyjwt_client", "fastapi_pyjwt_key"),
+    "fastapi_tagged": ("fastapi_plain", "fastapi_pyjwt_client", "fastapi_pyjwt_key"),
     "fastapi_anew": ("fastapi_plain", "fastapi_pyjwt_client", "fastapi_pyjwt_key"),
     "fastapi_pyjwt_client": ("fastapi_plain",),
     "fastapi_pyjwt_key": ("fastapi_plain",),
 }
+UNPROTECTED: Final = {name for name in VARIANTS if "plain" in name or "pyjwt" in name}
 
 
 # ------------------------------------------------------------------------------------------------ the applications
@@ -109,7 +114,7 @@ def asgi_repeated() -> Any:
     return _mesh().asgi(_hello)
 
 
-asgi_anew = asgi_repeated
+asgi_tagged = asgi_anew = asgi_repeated
 
 
 def asgi_whole() -> Any:
@@ -132,7 +137,7 @@ def fastapi_repeated() -> Any:
     return _mesh().asgi(_fastapi())
 
 
-fastapi_anew = fastapi_repeated
+fastapi_tagged = fastapi_anew = fastapi_repeated
 
 
 def fastapi_pyjwt_key() -> Any:
@@ -196,7 +201,8 @@ def serving(variant: str, keys: dict[str, str]) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     arguments = ["--factory", f"benchmarks.middleware:{variant}", "--port", str(port), "--no-access-log"]
-    command = [sys.executable, "-m", "uvicorn", *arguments, "--loop", "uvloop", "--http", "httptools"]
+    protocol = "httptools" if variant in UNPROTECTED else protocol_class("httptools")
+    command = [sys.executable, "-m", "uvicorn", *arguments, "--loop", "uvloop", "--http", protocol]
     server = subprocess.Popen([*command, "--log-level", "warning"], env={**os.environ, **keys})
     _pin(server.pid, 0)
     try:
@@ -238,8 +244,12 @@ def main() -> None:
     """Print one line for each variant."""
     issuer = TestIssuer(ISSUER, algorithm="RS256")
     token = issuer.token(aud="web", groups=["readers"], scope="read write", lifetime=3600)
-    head = f"HTTP/1.1\r\nhost: bench\r\naccept: */*\r\nauthorization: Bearer {token}\r\n\r\n"
-    requests = {anew: f"GET /items/{'{number}' if anew else 1} {head}".encode() for anew in (False, True)}
+    head = f"HTTP/1.1\r\nhost: bench\r\naccept: */*\r\nauthorization: Bearer {token}\r\n"
+    usual = f"GET /items/1 {head}\r\n"
+    requests = {
+        "anew": f"GET /items/{{number}} {head}\r\n",
+        "tagged": f"GET /items/1 {head}x-request-id: {{number}}\r\n\r\n",
+    }
     rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     with contextlib.ExitStack() as stack:
         keys = {"BENCH_JWKS": issuer.jwks, "BENCH_JWKS_URL": stack.enter_context(key_server(issuer.jwks))}
@@ -248,7 +258,7 @@ def main() -> None:
         for number in range(ROUNDS + 1):
             random.shuffle(order)
             for variant in order:
-                rate = _load(ports[variant], requests[variant.endswith("_anew")])
+                rate = _load(ports[variant], requests.get(variant.partition("_")[2], usual).encode())
                 if number:  # the first round warms up
                     rates[variant].append(rate)
     for variant, others in VARIANTS.items():

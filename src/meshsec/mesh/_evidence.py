@@ -49,15 +49,10 @@ class Evidence:
         """The facts about a connection, its peer re-checked: dates now, and trust after every change of a bundle."""
         if transport is None:
             return _UNKNOWN
-        known, source = transport.found, self.material
-        material = None if source is None else source.current()
-        if (
-            isinstance(known, _Known)
-            and known.by is self
-            and known.material is material
-            and known.until > time.time()
-        ):
+        known = transport.found
+        if isinstance(known, _Known) and self.holds(known, time.time()):
             return known.connection
+        material = None if self.material is None else self.material.current()
         verified = self._verified(transport)
         peer, rejected = self._recheck(verified)
         connection = Connection(
@@ -75,6 +70,16 @@ class Evidence:
             ends = math.inf if verified is None else verified.not_after
             transport.note(_Known(self, material, ends, connection))
         return connection
+
+    def holds(self, known: object, now: float) -> bool:
+        """Whether what was found out about a connection is what would be found out now."""
+        source = self.material
+        return (
+            isinstance(known, _Known)
+            and known.by is self
+            and known.until > now
+            and known.material is (None if source is None else source.current())
+        )
 
     def _verified(self, transport: Transport) -> tls.VerifiedPeer | None:
         """Our own TLS's verdict; a certificate that another's TLS took is judged here, at every request."""

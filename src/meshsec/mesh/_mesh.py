@@ -174,6 +174,16 @@ class Mesh:
         except (TypeError, ValueError):
             return None  # neither text nor bytes: judging it says what that means
 
+    def holds(self, found: Remembered, known: object) -> bool:
+        """Whether what was remembered holds for the same request, on a connection of which ``known`` was found."""
+        callers, now = self._policies.current.policy.callers, time.time()
+        return (
+            callers is not None
+            and self._running
+            and callers.memo.holds(found, self._keys.snapshot(), now)
+            and self._evidence.holds(known, now)
+        )
+
     def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
         """Decide by the request line alone, whose caller is known: see :meth:`meshsec.policy.Callers.judge_line`."""
         return self._driver.judge_line(request, wanted)

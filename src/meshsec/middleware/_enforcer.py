@@ -31,6 +31,10 @@ class Enforcer(Protocol):
         """What is remembered of a request before it is even read; where nothing ever is, None."""
         ...
 
+    def holds(self, found: Remembered, known: object) -> bool:
+        """Whether what was remembered holds for the same request, on a connection of which ``known`` was found."""
+        ...
+
     def judge_line(self, request: HttpRequest, wanted: Wanted) -> Remembered | None:
         """Decide about a request of a known caller; None where it takes all of the request."""
         ...

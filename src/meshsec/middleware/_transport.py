@@ -33,6 +33,8 @@ class Transport:
         unix: whether it is a unix socket.
         chain: the peer's certificates, DER, leaf first, where the server's own TLS took them: not yet believed.
         extension: what ``scope["extensions"]["tls"]`` shall hold (the ASGI TLS extension).
+        found: what a mesh found out about it, to find it out once.
+        last: what came of its last request, for the next one that is the same.
     """
 
     tls: object | None = None
@@ -42,16 +44,16 @@ class Transport:
     unix: bool = False
     chain: tuple[bytes, ...] = ()
     extension: Mapping[str, object] | None = None
-    _found: object = field(default=None, init=False, repr=False, compare=False)
-
-    @property
-    def found(self) -> object:
-        """What somebody found out about it, to find it out once."""
-        return self._found
+    found: object = field(default=None, init=False, repr=False, compare=False)
+    last: object = field(default=None, init=False, repr=False, compare=False)
 
     def note(self, found: object) -> None:
         """Keep what was found out in place of what was."""
-        object.__setattr__(self, "_found", found)
+        object.__setattr__(self, "found", found)
+
+    def note_last(self, last: object) -> None:
+        """Keep what came of a request in place of what came of the one before."""
+        object.__setattr__(self, "last", last)
 
     @classmethod
     def of_asyncio(cls, transport: _AsyncioTransport, extension: Mapping[str, object] | None = None) -> Self:

@@ -38,6 +38,7 @@ _PATH_SAFE: Final = "/:@!$&'()*+,;=-._~"
 _USUAL_NAMES: Final = 1024  # bytes of all header names of a request; longer ones are not remembered
 
 _HeaderNames = tuple[bytes, ...]
+_Lines = list[tuple[bytes, bytes]]
 
 
 class MeshMiddleware:
@@ -55,15 +56,44 @@ class MeshMiddleware:
         self.mesh = mesh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.get("state")
+        # The transport is ours; the application must not take it for an identity.
+        transport = state.pop(TRANSPORT_KEY, None) if state else None
+        if (
+            transport is not None
+            and isinstance(last := transport.last, _Last)
+            and last.headers == scope["headers"]
+            and last.line == _line_of(scope)
+            and last.known is transport.found
+            and self.mesh.holds(last.found, last.known)
+        ):
+            context, prepared = last.changed["meshsec"], last.found.prepared
+            changed = {**scope, **last.changed, "headers": [*last.passed]}
+        else:
+            passed = await self._pass(transport, scope, receive, send)
+            if passed is None:
+                return
+            context, prepared, changed = passed
+        if transport is not None and transport.extension is not None:
+            # A server that fills it by itself one day knows better.
+            others = scope.get("extensions")
+            changed["extensions"] = {"tls": transport.extension, **others} if others else {"tls": transport.extension}
+        before = CURRENT.set(context)
+        try:
+            await self.app(changed, receive, prepared.adding(send) if prepared.head else send)
+        finally:
+            CURRENT.reset(before)
+
+    async def _pass(
+        self, transport: Transport | None, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[AuthContext, _Prepared, dict[str, Any]] | None:
+        """Who calls, what changes for the application, and the scope that it gets; None: it is not asked."""
         kind = scope["type"]
         if kind not in _JUDGED:
             if kind != "lifespan":
                 raise RuntimeError(f"meshsec does not know ASGI scope type {kind!r} and lets nothing unknown pass")
             await self.app(scope, receive, send)
-            return
-        state = scope.get("state")
-        # The transport is ours; the application must not take it for an identity.
-        transport = state.pop(TRANSPORT_KEY, None) if state else None
+            return None
         if transport is None and "extensions" in scope:
             transport = _of_extension(scope)
         connection = self.mesh.connection(transport)
@@ -71,17 +101,27 @@ class MeshMiddleware:
         found = self.mesh.recall(connection, _line_of(scope), names, values)
         if isinstance(found, Remembered) and found.prepared is not None:
             context, prepared = found.told(values), found.prepared
+            changed = prepared.applied(scope, context)
+            if transport is not None and transport.found is not None:
+                self._note(transport, scope, found, changed)
         else:
             context, prepared = await self._judge(connection, scope, (names, values), found)
             if prepared is None:
                 await self._refuse(context, connection, (scope, receive, send))
-                return
-        before = CURRENT.set(context)
-        try:
-            more = prepared.adding(send) if prepared.head else send
-            await self.app(prepared.applied(scope, context, transport), receive, more)
-        finally:
-            CURRENT.reset(before)
+                return None
+            changed = prepared.applied(scope, context)
+        return context, prepared, changed
+
+    def _note(self, transport: Transport, scope: Scope, found: Remembered, passed: Scope) -> None:
+        """Keep what came of a connection's request, if the one before was the same."""
+        last, headers = transport.last, scope["headers"]
+        if not (isinstance(last, _Once) and last.headers == headers):
+            transport.note_last(_Once(headers))
+        elif all(type(line) is tuple and {*map(type, line)} == {bytes} for line in headers):
+            # Nothing of it changes under our hands, whoever else has it.
+            changed = {**found.prepared.changed, "meshsec": passed["meshsec"]}
+            copies = [*headers], [*passed["headers"]]
+            transport.note_last(_Last(transport.found, *copies, _line_of(scope), found, changed))
 
     async def _judge(
         self,
@@ -122,6 +162,37 @@ class MeshMiddleware:
             await _refuse_http(send, response)
 
 
+@dataclass(slots=True, eq=False, repr=False)
+class _Once:
+    """The headers of a connection's last request, which may be worth keeping if the next one has the same."""
+
+    headers: _Lines
+
+
+@quick
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _Last:
+    """The last request of a connection, and what the application got: often the next one is the same.
+
+    It holds the token, where there is one, as the server itself does until the next request; the memo holds none.
+
+    Attributes:
+        known: what was found out about the connection.
+        headers: of the request.
+        passed: of what the application got.
+        line: the rest of the request.
+        found: what was decided.
+        changed: keys of the scope.
+    """
+
+    known: object
+    headers: _Lines
+    passed: _Lines
+    line: RequestLine
+    found: Remembered
+    changed: dict[str, Any]
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class _Prepared:
@@ -136,8 +207,8 @@ class _Prepared:
 
     changed: dict[str, Any]
     kept: tuple[bool, ...] | None
-    added: list[tuple[bytes, bytes]]
-    head: list[tuple[bytes, bytes]]
+    added: _Lines
+    head: _Lines
 
     @classmethod
     def of(cls, context: AuthContext, scope: Scope, request: HttpRequest, names: _HeaderNames) -> Self:
@@ -154,16 +225,12 @@ class _Prepared:
         added = [(name.lower(), value) for name, value in _wire(edits.add_headers)]
         return cls(changed, kept, added, _wire(edits.response_headers))
 
-    def applied(self, scope: Scope, context: AuthContext, transport: Transport | None) -> Scope:
+    def applied(self, scope: Scope, context: AuthContext) -> dict[str, Any]:
         """The scope that the application gets."""
         changed = {**scope, **self.changed, "meshsec": context}
         if self.kept is not None or self.added:
             headers = scope["headers"]
             changed["headers"] = [*(headers if self.kept is None else compress(headers, self.kept)), *self.added]
-        if transport is not None and transport.extension is not None:
-            # A server that fills it by itself one day knows better.
-            others = scope.get("extensions")
-            changed["extensions"] = {"tls": transport.extension, **others} if others else {"tls": transport.extension}
         return changed
 
     def adding(self, send: Send) -> Send:
@@ -254,7 +321,7 @@ def _latin1(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def _wire(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+def _wire(headers: tuple[tuple[str, str], ...]) -> _Lines:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers] if headers else []
 
 

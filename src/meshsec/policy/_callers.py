@@ -55,13 +55,13 @@ class Callers:
         if facts is None:
             return None
         if isinstance(facts, Decision):
-            return Remembered(AuthContext(caller.connection.peer, None, facts), None, now, now)
+            return Remembered(AuthContext(caller.connection.peer, None, facts), None, now, now, wanted.entries)
         situation = self.tokens.situation(facts, preflight=caller.preflight)
         standing = None if situation is None else caller.standings.get(situation)
         if standing is None or not standing.begins <= now < standing.until:
             return None
         context = self._judged(caller, standing, request, facts)
-        decided = Remembered(context, standing.token_at, standing.begins, standing.until)
+        decided = Remembered(context, standing.token_at, standing.begins, standing.until, wanted.entries)
         if context.decision.allowed:
             wanted.add(decided)
         return decided

@@ -51,6 +51,7 @@ class Remembered:
         token_at: where the token stands; None where there is none.
         begins: the first moment at which it holds.
         until: the first at which it does no longer.
+        entries: with what else it was found out.
         prepared: whatever an adapter makes of it, to make it once.
     """
 
@@ -58,6 +59,7 @@ class Remembered:
     token_at: TokenAt | None
     begins: float
     until: float
+    entries: _Entries = field(repr=False)
     prepared: Any = field(default=None, repr=False)
 
     def told(self, values: Sequence[Any]) -> AuthContext:
@@ -269,6 +271,11 @@ class DecisionMemo:
         if found is not None and found.begins <= now < found.until:
             return found
         return Wanted(self, key, line, shape.counting, caller, entries)
+
+    def holds(self, found: Remembered, keys: KeySnapshot, now: float) -> bool:
+        """Whether a request that is the same in all would be told the same once more."""
+        entries = found.entries
+        return entries is self._entries and entries.keys is keys and found.begins <= now < found.until
 
     def _new(self, key: _Key, line: RequestLine, shape: _Shape, values: _Values, entries: _Entries) -> Wanted | None:
         long = shape.length(values) > _LONGEST_VALUES

@@ -16,7 +16,7 @@ from ..authn import KeySnapshot, KeySource, KeyState
 from ..decision import Decision
 from ..mesh import Mesh
 from ..middleware import Transport, asgi, wsgi
-from ..policy import CheckAnswer, NeedCheck, RequestLine, Wanted
+from ..policy import CheckAnswer, NeedCheck, Remembered, RequestLine, Wanted
 from ..resources import MeshConfig
 from ..sources import Authorizers, Dialled, Provider
 from ._django import django_client, is_django
@@ -67,6 +67,10 @@ class StandIn:
         self, connection: Connection, line: RequestLine, names: tuple[Any, ...], values: Sequence[Any]
     ) -> None:
         """Nothing: each of a test's requests is judged."""
+
+    def holds(self, found: Remembered, known: object) -> bool:  # noqa: ARG002 - the protocol's
+        """Never."""
+        return False
 
     def judge_line(self, request: HttpRequest, wanted: Wanted) -> None:
         """Nothing: nobody is known."""
