@@ -28,6 +28,7 @@ __all__ = [
     "FULL",
     "GUNICORN",
     "HERE",
+    "MESH_YAML",
     "OURS",
     "SERVERS",
     "SERVER_ID",

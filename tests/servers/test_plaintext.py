@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from live import FULL, SERVERS, TIMEOUT, Served, ask, command, free_port, mesh, serving
+from live import FULL, MESH_YAML, SERVERS, TIMEOUT, Served, ask, command, free_port, mesh, serving
 from waiting import until
 from wire import careless
 
@@ -80,3 +80,32 @@ def test_without_a_peer_authentication_no_plaintext_passes(tmp_path: Path) -> No
             facts = ask(connection)
             assert (facts["scheme"], facts["extension"]) == ("https", True)
             assert isinstance(connection.sock, ssl.SSLSocket)
+
+
+LABELLED: Final = MESH_YAML.replace("served: {", "served: {labels: {app: served}, ")
+OF_PORTS: Final = POLICY.replace(
+    "spec: {{", "spec: {{selector: {{matchLabels: {{app: served}}}}, portLevelMtls: {ports}, "
+)
+
+
+@pytest.mark.parametrize("kind", SERVERS if FULL else (SMALL[0], SMALL[2]))
+def test_a_ports_own_mode_counts_at_once(kind: str, tmp_path: Path) -> None:
+    """Whatever the workload's is; a running server follows, and another port's is none of its business."""
+    port, authority = free_port(), mesh(tmp_path)
+    (tmp_path / "mesh.yaml").write_text(LABELLED)
+
+    def say(mode: str, ports: str) -> None:
+        (tmp_path / "peers.yaml").write_text(OF_PORTS.format(mode=mode, ports=ports))
+
+    say("DISABLE", f"{{{port}: {{mode: STRICT}}}}")
+    with serving(tmp_path, command(kind, tmp_path, port, "judged_"), port, authority) as server:
+        caller = server.caller("web")
+        for mode, ports, plain in (
+            ("DISABLE", f"{{{port}: {{mode: STRICT}}}}", False),
+            ("STRICT", f"{{{port}: {{mode: PERMISSIVE}}}}", True),
+            ("STRICT", f"{{{port}: {{mode: UNSET}}, 1: {{mode: PERMISSIVE}}}}", False),
+        ):
+            say(mode, ports)
+            until(lambda plain=plain: passes(server) is plain)
+            with closing(server.connect(caller)) as connection:
+                assert ask(connection)["peer"].endswith("/web")
