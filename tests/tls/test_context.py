@@ -117,6 +117,7 @@ def test_the_flags_are_our_own_and_not_the_versions() -> None:
         assert (inner.verify_mode, inner.check_hostname) == (ssl.CERT_REQUIRED, False)
         assert inner.minimum_version == ssl.TLSVersion.TLSv1_3
         assert inner.options & ssl.OP_NO_TICKET
+        assert inner.options & ssl.OP_NO_RENEGOTIATION
         assert inner.keylog_filename is None
     assert server_context(material(CA))._current().num_tickets == 0
 
@@ -154,13 +155,23 @@ def test_a_python_whose_tls_reads_plaintext_is_refused(monkeypatch: pytest.Monke
     assert caught.value.code == "tls_too_old"
 
 
-def test_a_replaced_ssl_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries that put their own class in its place break settings; better said at once than in a handshake."""
+@pytest.mark.parametrize("module", ["truststore._api", "gevent.ssl"])
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
+def test_a_replaced_ssl_module_is_refused(module: str, early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that put their own class in its place break settings; better said at once than in a handshake.
+
+    Before meshsec was imported gevent may, whose class ours is derived from then.
+    """
 
     class Replaced(ssl.SSLContext):
         """As truststore and gevent inject one."""
 
-    monkeypatch.setattr(ssl, "SSLContext", Replaced)
+    if not early:
+        monkeypatch.setattr(ssl, "SSLContext", Replaced)
+    monkeypatch.setattr(ssl.SSLContext, "__module__", module)
+    if early and module == "gevent.ssl":
+        server_context(material(CA))
+        return
     with pytest.raises(ConfigError) as caught:
         server_context(material(CA))
     assert caught.value.code == "ssl_replaced"

@@ -60,6 +60,23 @@ def test_tls_1_2_needs_the_switch() -> None:
     assert converse(switched, careless("client", CA.leaf()))[0].error is None
 
 
+@pytest.mark.parametrize(
+    ("cipher", "taken"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        ("ECDHE-ECDSA-AES128-SHA256", False),
+        ("ECDHE-ECDSA-AES256-CCM", False),
+    ],
+)
+def test_tls_1_2_is_spoken_with_the_ciphers_of_1_3_only(cipher: str, taken: bool) -> None:
+    """Forward secrecy and authenticated encryption: not those that Python permits besides."""
+    client = old()
+    client.set_ciphers(cipher)
+    served, _ = converse(server_context(material(CA), minimum="1.2"), client)
+    assert (served.error is None) is taken
+
+
 def test_a_resumed_session_is_verified_anew() -> None:
     """OpenSSL looks at no certificate then; the gate does, with the bundles of that moment."""
     source = material(CA)
