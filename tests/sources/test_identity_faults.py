@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,11 +39,17 @@ allowNoPolicy: true
 CHAIN, KEY, ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"
 
 
+Spoil = Callable[["Place"], object]
+
+
 class Place:
-    """A mesh that looks at its folder a hundred times a second, and whoever fills that folder."""
+    """A mesh that looks at its folder a hundred times a second, and whoever fills that folder.
+
+    Not while it is filled: what is found shall be the fault that is meant.
+    """
 
     def __init__(self, folder: Path, *, swapped: bool) -> None:
-        self.folder, self.swapped = folder / "certs", swapped
+        self.folder, self.swapped, self.alone = folder / "certs", swapped, threading.RLock()
         self.authority = CertificateAuthority.create(TD, now=time.time() - 86400)
         (folder / "mesh.yaml").write_text(MESH_YAML)
         self.first = self.publish()
@@ -53,14 +60,21 @@ class Place:
     def publish(self, svid: X509Svid | None = None, bundle: X509Bundle | None = None) -> X509Svid:
         """Mount another identity; by default a good one."""
         svid, bundle = svid or self.authority.issue_x509_svid(ID), bundle or self.authority.bundle
-        if self.swapped:
-            write_identity(self.folder, svid, bundle)
-        else:
-            self.folder.mkdir(exist_ok=True)
-            texts = {KEY: svid.key_pem(), CHAIN: svid.chain_pem(), ROOTS: bundle.to_pem()}
-            for name, text in texts.items():
-                _put(self.folder / name, text)
+        with self.alone:
+            if self.swapped:
+                write_identity(self.folder, svid, bundle)
+            else:
+                self.folder.mkdir(exist_ok=True)
+                texts = {KEY: svid.key_pem(), CHAIN: svid.chain_pem(), ROOTS: bundle.to_pem()}
+                for name, text in texts.items():
+                    _put(self.folder / name, text)
         return svid
+
+    def suffer(self, spoil: Spoil) -> None:
+        """A fault, and the mesh has noticed it."""
+        with self.alone:
+            spoil(self)
+        until(lambda: self.status()["failure"])
 
     def file(self, name: str) -> Path:
         """Where it really is."""
@@ -96,12 +110,15 @@ def _put(path: Path, text: bytes) -> None:
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """With a good identity in it."""
     monkeypatch.setattr("meshsec.mesh._mesh._POLL_SECONDS", 0.01)
-    place = Place(tmp_path, swapped=request.param == "swapped")
+    place, refresh = Place(tmp_path, swapped=request.param == "swapped"), IdentityKeeper.refresh
+
+    def alone(keeper: IdentityKeeper, now: float) -> None:
+        with place.alone:
+            refresh(keeper, now)
+
+    monkeypatch.setattr(IdentityKeeper, "refresh", alone)
     with place.mesh:
         yield place
-
-
-Spoil = Callable[[Place], object]
 
 
 def _cut(name: str, share: float = 0.5) -> Spoil:
@@ -190,8 +207,7 @@ def test_the_last_good_pair_keeps_serving(
 ) -> None:
     """Whatever became of the files: it is said in the log and in the status, and repairing them is enough."""
     caplog.set_level(logging.WARNING, "meshsec")
-    spoil(place)
-    until(lambda: place.status()["failure"])
+    place.suffer(spoil)
     status = place.status()
     assert [place.served() for _ in range(3)] == [place.first.serial] * 3
     assert (status["serial"], status["ready"]) == (f"{place.first.serial:x}", True)
@@ -207,8 +223,7 @@ def test_the_last_good_pair_keeps_serving(
 
 def test_a_hundred_handshakes_go_on_beside_a_key_that_does_not_fit(place: Place) -> None:
     """While the mesh looks at the pair again and again."""
-    FAULTS["another key"][0](place)
-    until(lambda: place.status()["failure"])
+    place.suffer(FAULTS["another key"][0])
     assert {place.served() for _ in range(100)} == {place.first.serial}
 
 
