@@ -157,6 +157,41 @@ spec: {address: 10.0.0.9, labels: {app: reviews}, serviceAccount: vm}
 
 
 @pytest.mark.parametrize(
+    ("labels", "chosen"),
+    [
+        ("app: reviews, v: one", True),
+        ("app: reviews, v: one, more: x", True),
+        ("app: reviews", False),
+        ("app: other, v: one", False),
+        ("v: one", False),
+    ],
+)
+def test_a_workload_selector_asks_for_all_of_its_labels(labels: str, chosen: bool) -> None:
+    """A workload with some of them is another one, and may not answer."""
+    selecting = ENTRY.partition("  endpoints:")[0] + "  workloadSelector: {labels: {app: reviews, v: one}}\n"
+    outside = f"""
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: vm, namespace: prod}}
+spec: {{address: 10.0.0.9, labels: {{{labels}}}, serviceAccount: vm}}
+"""
+    pod = POD.replace("labels: {app: reviews}", f"labels: {{{labels}}}")
+    known = DEPLOYMENT.replace("serviceAccountName: reviews", "serviceAccountName: known")
+    found = naming(selecting, outside, pod, known)
+    assert accounts(found, "legacy.example") == ({"vm", "default", "known"} if chosen else {"known"})
+    assert found.endpoints("legacy.example", 443) == ((("10.0.0.9", 9443),) if chosen else (("legacy.example", 443),))
+
+
+def test_an_endpoint_without_an_account_or_an_address_gives_what_it_has() -> None:
+    """Nobody runs as the default account outside Kubernetes; a socket of another machine is not dialled."""
+    start, _, _ = ENTRY.partition("  - {address")
+    entry = start + "  - {address: 10.0.0.3}\n  - {address: 'unix:///run/x', serviceAccount: near}\n"
+    found = naming(entry.replace("ports: [{number: 443, name: tls, targetPort: 9443}, ", "ports: ["))
+    assert accounts(found, "legacy.example") == {"near"}
+    assert found.endpoints("legacy.example", 80) == (("10.0.0.3", 80),)
+
+
+@pytest.mark.parametrize(
     ("export", "seen"), [("['.']", False), ("['*']", True), ("[test]", True), ("[x, '~']", False)]
 )
 def test_export_to_hides_an_entry(export: str, seen: bool) -> None:
@@ -169,6 +204,18 @@ def test_another_namespace_cannot_answer_for_a_kubernetes_service() -> None:
     """A ServiceEntry that claims its host is passed over."""
     claim = ENTRY.replace("Legacy.example", FULL).replace("namespace: prod", "namespace: evil")
     assert accounts(naming(claim, SERVICE, DEPLOYMENT, namespace="test")) == {"reviews"}
+    assert accounts(naming(claim, SERVICE, DEPLOYMENT, namespace="prod")) == {"reviews"}
+    ours = {f"spiffe://cluster.local/ns/evil/sa/{name}" for name in ("legacy", "spare")}
+    assert accounts(naming(claim, SERVICE, DEPLOYMENT, namespace="evil")) == {*ours, "spiffe://partner.example/x"}
+
+
+def test_of_two_namespaces_that_claim_a_host_the_older_entry_has_it() -> None:
+    """Whoever comes later does not take it over, but for clients of its own namespace."""
+    older = ENTRY.replace("namespace: prod", "namespace: zz, creationTimestamp: 2024-01-01T00:00:00Z")
+    later = ENTRY.replace("namespace: prod", "namespace: aa, creationTimestamp: 2025-01-01T00:00:00Z")
+    for client, owner in (("test", "zz"), ("zz", "zz"), ("aa", "aa")):
+        found = naming(later, older, namespace=client).ids("legacy.example")
+        assert {one.namespace for one in found if one.trust_domain.name == "cluster.local"} == {owner}
 
 
 def test_a_service_entry_cannot_take_a_short_name_over() -> None:
@@ -223,6 +270,7 @@ def test_a_rule_for_somebody_else_changes_nothing(change: tuple[str, str]) -> No
         ("test", {"test": "'*.cluster.local'", "prod": FULL}, "test"),
         ("test", {"prod": "'*'", "istio-system": FULL}, "prod"),
         ("test", {"istio-system": FULL}, "istio-system"),
+        ("test", {"test": "'*'", "istio-system": FULL}, "test"),
     ],
 )
 def test_the_first_namespace_that_has_a_rule_decides(client: str, rules: dict[str, str], expected: str) -> None:

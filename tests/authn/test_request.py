@@ -217,6 +217,20 @@ def test_of_two_good_tokens_the_first_issuers_is_the_caller() -> None:
         assert set(found.remove_headers) == {"authorization", "x-other"}
 
 
+def test_a_rules_place_does_not_say_whose_token_it_is() -> None:
+    """A place that several rules read may hold the last one's token: the caller is still the earlier issuer's."""
+    here, there = {"from_headers": [{"name": "x-here"}]}, {"from_headers": [{"name": "x-there"}]}
+    issuers = ["https://a.example", "https://b.example", "https://c.example"]
+    rules = [
+        JWTRule(issuer=iss, jwks=jwks(KEY), **place) for iss, place in zip(issuers, (here, there, here), strict=True)
+    ]
+    facts = request_facts("/", ("x-here", mint(iss=issuers[2])), ("x-there", mint(iss=issuers[1])))
+    found = run(compiled(resource(*rules)), facts)
+    assert [principal.issuer for principal in found.accepted] == issuers[1:]
+    assert found.principal is found.accepted[0]
+    assert found.text == facts.headers["x-there"][0]
+
+
 # ------------------------------------------------------------------------------------------------ paths
 
 
@@ -326,6 +340,19 @@ def test_a_spent_token_is_removed() -> None:
         found = run(forwarding, facts)
         assert found.principal is not None
         assert (found.query, found.remove_headers) == (None, ())
+
+
+def test_what_is_added_is_what_the_rules_of_authorization_see() -> None:
+    """Also where nothing is taken away for it."""
+    policy = compiled(rule(forward_original_token=True, output_payload_to_header="x-payload"))
+    found = run(policy, bearer(GOOD))
+    assert found.remove_headers == ()
+    assert found.seen is not None
+    assert found.seen.headers["x-payload"] == (GOOD.split(".")[1],)
+    assert found.seen.headers["authorization"] == (f"Bearer {GOOD}",)
+    spent = run(compiled(rule()), bearer(GOOD)).seen
+    assert spent is not None
+    assert "authorization" not in spent.headers
 
 
 OUTPUTS = [
@@ -454,6 +481,18 @@ def test_a_preflight_has_no_identity(method: str, headers: tuple[tuple[str, str]
     else:
         assert code_of(policy, bad) == Reason.JWT_SIGNATURE
         assert user(policy, good) == f"{ISSUER}/alice"
+
+
+@pytest.mark.parametrize(("compatibility", "seen"), [("safe", ()), ("istio", ("root",))])
+def test_on_a_preflight_no_rule_sees_what_a_client_says_of_claims(
+    compatibility: Compatibility, seen: tuple[str, ...]
+) -> None:
+    """The application never does; the rules of authorization do only where Envoy's reading is asked for."""
+    policy = compiled(rule(output_payload_to_header="x-user"), compatibility=compatibility)
+    facts = request_facts("/", ("x-user", "root"), *PREFLIGHT, method="OPTIONS")
+    found = run(policy, facts)
+    assert found.remove_headers == ("x-user",)
+    assert (found.seen or facts).headers.get("x-user", ()) == seen
 
 
 # ------------------------------------------------------------------------------------------------ keys

@@ -165,6 +165,19 @@ def test_our_annotations_bring_our_reading_back() -> None:
     assert said(policy, request_facts("/", ("authorization", f"Basic Og==, Bearer {GOOD}"))) == "jwt_malformed"
 
 
+def test_one_annotated_resource_brings_it_back_for_all() -> None:
+    """A workload's rules are used together: they are read in one way, the stricter one."""
+    plain, annotated = (
+        RequestAuthentication(metadata={"name": name, **more}, spec={"jwt_rules": [rule(issuer)]})
+        for name, issuer, more in (
+            ("a", ISSUER, {}),
+            ("b", OTHER, {"annotations": {"meshsec.dev/include-paths": "/admin"}}),
+        )
+    )
+    for resources, istio in (([plain], True), ([plain, annotated], False), ([annotated, plain], False)):
+        assert compile_request_authentication(resources, compatibility="istio").istio is istio
+
+
 def test_a_missing_key_is_asked_for() -> None:
     """A question where a fetch may help; a refusal, with Envoy's words, where not."""
     source = KeySource(ISSUER, "https://issuer.example/jwks")
