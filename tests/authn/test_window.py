@@ -116,7 +116,8 @@ def test_a_request_line_that_may_hold_a_token_is_like_no_other() -> None:
 
 def test_paths_with_other_triggers_are_other_requests() -> None:
     """Where a token is asked for on one of them."""
-    policy = compiled(rule(), include="/in")
+    (asking,) = compiled(rule(), include="/in").rules
+    policy = CompiledRequestAuthentication((*compiled(rule(issuer=OTHER)).rules, asking), frozenset(), ())
     inside, outside = (policy.situation(request_facts(path), preflight=False) for path in ("/in", "/out"))
     assert inside != outside
     assert policy.situation(request_facts("/out/side"), preflight=False) == outside
