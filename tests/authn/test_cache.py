@@ -104,6 +104,16 @@ def test_keys_of_a_rule_have_a_cache_too(verified: list[str]) -> None:
     assert len(verified) == 2
 
 
+def test_each_key_set_remembers_its_own(verified: list[str]) -> None:
+    """What one rule's keys verified is kept with them, and not with the next rule's."""
+    policy = compiled(rule(), rule(issuer="https://other.example", jwks_uri="https://other.example/jwks"))
+    other = KeySource("https://other.example", "https://other.example/jwks")
+    keys = {**snapshot(), other: KeyState(NEW_KEYS, cache=TokenCache())}
+    for _ in range(5):
+        assert judge(policy, keys).error is None
+    assert len(verified) == 2
+
+
 def test_one_switch_turns_it_off(verified: list[str]) -> None:
     """Without a cache every request verifies."""
     policy = compiled(rule(jwks_uri=None, jwks=jwks(KEY)), token_cache=False)

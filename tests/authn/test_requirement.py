@@ -117,7 +117,9 @@ def test_every_token_of_a_rule_must_hold_and_the_header_names_the_user() -> None
     """Cookies first, then parameters, headers last: the last one that held is the identity."""
     policy = compiled(rule(from_headers=[{"name": "x-t"}], from_params=["t"]))
     bob = mint(KEY, sub="bob")
-    assert said(policy, request_facts(f"/?t={bob}", ("x-t", GOOD))) == "alice"
+    both = request_facts(f"/?t={bob}&a", ("x-t", GOOD))
+    assert said(policy, both) == "alice"
+    assert (asked(policy, both).remove_headers, asked(policy, both).query) == (("x-t",), "a")
     assert said(policy, request_facts(f"/?t={EXPIRED}", ("x-t", GOOD))) == "jwt_expired"
     assert said(policy, request_facts(f"/?t={GOOD}", ("x-t", EXPIRED))) == "jwt_expired"
 
