@@ -15,11 +15,12 @@ import httpx2
 import pytest
 import requests
 import urllib3
+from cryptography.hazmat.primitives.serialization import Encoding
 from requests.adapters import HTTPAdapter
 
 from meshsec.errors import ConfigError
 from meshsec.tls import MeshSSLContext, authorize_any, authorize_id, client_context, server_context
-from pki import TestCA
+from pki import TestCA, pem
 from wire import bundles, careless, material, shake_hands, wired
 from world import serve
 
@@ -120,6 +121,20 @@ def test_the_flags_are_our_own_and_not_the_versions() -> None:
         assert inner.options & ssl.OP_NO_RENEGOTIATION
         assert inner.keylog_filename is None
     assert server_context(material(CA))._current().num_tickets == 0
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_an_anonymous_client_shows_no_certificate(anonymous: bool) -> None:
+    """Although it has one and is asked for it; it looks at the server's all the same."""
+    server = careless("server", CA.leaf())
+    server.verify_mode = ssl.CERT_OPTIONAL
+    server.load_verify_locations(cadata=pem([CA.certificate.public_bytes(Encoding.DER)]).decode())
+    client = client_context(material(CA), authorize=authorize_any(), anonymous=anonymous)
+    ends = wired(server, client)
+    shake_hands(*ends)
+    assert (ends[0].getpeercert(binary_form=True) is None) is anonymous
+    with pytest.raises(ssl.SSLError):
+        shake_hands(*wired(careless("server", TestCA("td.example").leaf()), client))
 
 
 def test_wrap_bio_takes_its_arguments_by_position() -> None:

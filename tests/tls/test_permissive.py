@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import pytest
 import uvloop
 
-from meshsec.tls import StaticMaterial, authorize_any, client_context, is_plaintext, server_context, verified_peer
+from meshsec.tls import (
+    PeerRefusedError,
+    StaticMaterial,
+    authorize_any,
+    client_context,
+    is_plaintext,
+    server_context,
+    verified_peer,
+)
 from pki import TestCA
 from sweeping import sweep
-from wire import careless, material, meet, wired
+from wire import careless, material, meet, shake_hands, wired
 
 CA: Final = TestCA("td.example")
 WEB: Final = "spiffe://td.example/ns/prod/sa/web"
@@ -94,6 +102,36 @@ def test_each_connection_asks_anew() -> None:
     assert isinstance(meet(answer(context), plainly)[0].error, ssl.SSLError)
 
 
+def test_a_client_that_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's thread that would wait for ever is free again; a patience of the caller's own comes before ours."""
+    monkeypatch.setattr("meshsec.tls._permissive.PATIENCE_SECONDS", 0.05)
+    for own, expected in ((None, PeerRefusedError), (0.01, TimeoutError)):
+
+        def serve(raw: socket.socket, own: float | None = own) -> bytes:
+            raw.settimeout(own)
+            with permissive().wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as sock:
+                try:
+                    return sock.recv(1)
+                finally:
+                    assert sock.gettimeout() == own
+
+        served, _ = meet(serve, lambda sock: sock.recv(1))
+        assert type(served.error) is expected
+
+
+def test_a_connection_whose_tls_was_given_up_is_no_plaintext() -> None:
+    """What was sent over it is not looked at any more."""
+
+    def serve(raw: socket.socket) -> bool | None:
+        with permissive().wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            with suppress(Exception):
+                sock.do_handshake()
+            return is_plaintext(sock)
+
+    assert meet(serve, plainly)[0].value is False
+
+
 def test_nothing_is_served_without_an_identity() -> None:
     """Not in plaintext either: a workload that is not ready is not ready."""
     served, _ = meet(answer(permissive(StaticMaterial())), plainly)
@@ -122,6 +160,41 @@ def test_every_first_byte_is_either_tls_or_plaintext(first: int) -> None:
     assert vars(server)["_outgoing"].read() == b"answer"
     incoming.write_eof()
     assert server.read(10) == b""
+
+
+def test_a_connection_that_ends_before_its_first_byte_is_neither() -> None:
+    """It fails at once, as an error of TLS: nobody waits for more, and nothing passes for plaintext."""
+    server, _ = wired(permissive(), careless("client"))
+    vars(server)["_incoming"].write_eof()
+    with pytest.raises(ssl.SSLError) as caught:
+        server.read(10)
+    assert not isinstance(caught.value, ssl.SSLWantReadError)
+    assert server.plaintext is False
+
+
+def test_whoever_speaks_first_waits_for_the_first_byte() -> None:
+    """What is written before it is known whether to encrypt it goes nowhere."""
+    server, _ = wired(permissive(), careless("client"))
+    with pytest.raises(ssl.SSLWantReadError):
+        server.write(b"hello")
+    assert vars(server)["_outgoing"].read() == b""
+    vars(server)["_incoming"].write(b"G")
+    assert server.write(b"hello") == 5
+    assert vars(server)["_outgoing"].read() == b"hello"
+
+
+def test_a_tls_connection_says_that_it_ends() -> None:
+    """Else whoever cuts it off could end a message, too; plaintext has no such word."""
+    server, client = wired(permissive(), client_context(material(CA), authorize=authorize_any()))
+    shake_hands(server, client)
+    with pytest.raises(ssl.SSLWantReadError):
+        server.unwrap()
+    assert client.read(1) == b""  # and no wish for more
+    plain, _ = wired(permissive(), careless("client"))
+    vars(plain)["_incoming"].write(b"G")
+    plain.do_handshake()
+    plain.unwrap()
+    assert vars(plain)["_outgoing"].read() == b""
 
 
 class _Echo(asyncio.Protocol):

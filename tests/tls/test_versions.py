@@ -17,7 +17,7 @@ from meshsec.tls import (
     verified_peer,
 )
 from pki import NOW, TestCA
-from wire import bundles, careless, material, meet
+from wire import bundles, careless, material, meet, svid
 
 CA: Final = TestCA("td.example")
 
@@ -116,3 +116,16 @@ def test_our_own_expired_svid_is_not_presented() -> None:
     assert served.error.code == "svid_expired"
     _, called = converse(careless("server", CA.leaf()), client_context(source, authorize=authorize_any()))
     assert getattr(called.error, "code", None) == "svid_expired"
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_our_own_svid_is_presented_until_it_expires(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same context, and nothing came after it: a process that slept, say. The clock is set forward here."""
+    source = StaticMaterial(svid(CA, not_after=NOW + 600), bundles(CA))
+    contexts = {"server": careless("server", CA.leaf()), "client": careless("client", CA.leaf())}
+    ours = server_context(source) if role == "server" else client_context(source, authorize=authorize_any())
+    ends = contexts | {role: ours}
+    assert {outcome.error for outcome in converse(ends["server"], ends["client"])} == {None}
+    monkeypatch.setattr("meshsec.tls._context.time.time", lambda: NOW + 601)
+    refused = dict(zip(("server", "client"), converse(ends["server"], ends["client"]), strict=True))[role].error
+    assert getattr(refused, "code", None) == "svid_expired"
