@@ -55,6 +55,10 @@ WRITES: Final[dict[str, Callable[[ssl.SSLSocket], Any]]] = {
 NEVER: Final = {"recvfrom", "recvfrom_into"}
 
 
+# A port that takes plaintext, too, demands no less of those who begin with TLS.
+BOTH: Final = pytest.mark.parametrize("plaintext", [None, lambda: True], ids=["TLS only", "or plaintext"])
+
+
 def _lazily(context: ssl.SSLContext, act: Callable[[ssl.SSLSocket], Any], **options: Any) -> Any:
     def run(raw: socket.socket) -> Any:
         with context.wrap_socket(raw, do_handshake_on_connect=False, **options) as sock:
@@ -70,21 +74,23 @@ def _talkative(raw: socket.socket) -> bytes:
         return sock.recv(6)
 
 
+@BOTH
 @pytest.mark.parametrize("method", [*READS, *WRITES])
-def test_a_server_refuses_an_unauthorized_client_in_every_method(method: str) -> None:
+def test_a_server_refuses_an_unauthorized_client_in_every_method(method: str, plaintext: Any) -> None:
     """The first call of any method that moves data judges the client."""
     act = {**READS, **WRITES}[method]
-    context = server_context(WEB, authorize=ONLY_WEB)
+    context = server_context(WEB, authorize=ONLY_WEB, plaintext=plaintext)
     served, called = meet(_lazily(context, act, server_side=True), _talkative)
     assert isinstance(served.error, PeerRefusedError)
     assert served.error.code == "peer_not_authorized"
     assert called.value in {None, b""}
 
 
+@BOTH
 @pytest.mark.parametrize("method", sorted({*READS} - NEVER))
-def test_a_server_reads_from_an_authorized_client_in_every_method(method: str) -> None:
+def test_a_server_reads_from_an_authorized_client_in_every_method(method: str, plaintext: Any) -> None:
     """The twin: the same call with a welcome client brings its bytes and its name."""
-    context = server_context(WEB)
+    context = server_context(WEB, plaintext=plaintext)
 
     def call(raw: socket.socket) -> None:
         with client_context(INTRUDER, authorize=ONLY_WEB).wrap_socket(raw) as sock:
@@ -126,11 +132,16 @@ def test_a_client_writes_to_the_right_server_in_every_method(method: str) -> Non
     assert (served.value, called.error) == (SECRET, None)
 
 
+@BOTH
 @pytest.mark.parametrize("method", ["read", "write", "unwrap", "do_handshake"])
 @pytest.mark.parametrize("role", ["server", "client"])
-def test_an_object_refuses_in_every_method(role: str, method: str) -> None:
+def test_an_object_refuses_in_every_method(role: str, method: str, plaintext: Any) -> None:
     """Objects over memory, as event loops use them, are guarded alike; and once refused they stay so."""
-    ours = server_context(WEB, authorize=ONLY_WEB) if role == "server" else client_context(WEB, authorize=ONLY_WEB)
+    contexts = {
+        "server": server_context(WEB, authorize=ONLY_WEB, plaintext=plaintext),
+        "client": client_context(WEB, authorize=ONLY_WEB),
+    }
+    ours = contexts[role]
     theirs = careless("client" if role == "server" else "server", CA.leaf("/ns/prod/sa/intruder"))
     server, client = wired(*((ours, theirs) if role == "server" else (theirs, ours)))
     us, them = (server, client) if role == "server" else (client, server)
@@ -168,10 +179,14 @@ def test_a_refused_socket_stays_refused() -> None:
         with server_context(WEB, authorize=ONLY_WEB).wrap_socket(
             raw, server_side=True, do_handshake_on_connect=False
         ) as sock:
-            for act in (*READS.values(), *WRITES.values()):
-                with pytest.raises(OSError) as caught:
-                    act(sock)
-                seen.append(type(caught.value).__name__)
+            for number in range(2):
+                for act in (*READS.values(), *WRITES.values()):
+                    with pytest.raises(OSError) as caught:
+                        act(sock)
+                    seen.append(type(caught.value).__name__)
+                if number == 0:
+                    with suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)  # then the ssl module has forgotten that it ever was TLS
             assert verified_peer(sock) is None
         return seen
 
@@ -282,6 +297,18 @@ def test_a_client_that_stops_in_the_handshake_is_sent_away(monkeypatch: pytest.M
     assert isinstance(served.error, PeerRefusedError)
     assert served.error.code == "handshake_timeout"
     assert called.value == b""
+
+
+def test_a_server_that_waits_for_ever_does_so_after_the_handshake() -> None:
+    """Only the handshake has to come in time."""
+
+    def serve(raw: socket.socket) -> float | None:
+        raw.settimeout(None)
+        with server_context(WEB).wrap_socket(raw, server_side=True) as sock:
+            return sock.gettimeout()
+
+    served, _ = meet(serve, _talkative)
+    assert (served.value, served.error) == (None, None)
 
 
 def test_a_timeout_of_the_callers_own_is_kept() -> None:

@@ -145,6 +145,7 @@ def test_every_first_byte_is_either_tls_or_plaintext(first: int) -> None:
     incoming = vars(server)["_incoming"]
     with pytest.raises(ssl.SSLWantReadError):
         server.read(10)
+    assert not is_plaintext(server)
     incoming.write(bytes([first]) + b"rest")
     if first == 0x16:
         with pytest.raises(ssl.SSLError):
@@ -170,6 +171,8 @@ def test_a_connection_that_ends_before_its_first_byte_is_neither() -> None:
         server.read(10)
     assert not isinstance(caught.value, ssl.SSLWantReadError)
     assert server.plaintext is False
+    served, _ = meet(answer(permissive()), lambda _: None)
+    assert isinstance(served.error, ssl.SSLError)
 
 
 def test_whoever_speaks_first_waits_for_the_first_byte() -> None:
