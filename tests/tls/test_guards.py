@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -357,4 +358,5 @@ def test_what_is_not_ours_has_no_peer() -> None:
     """However well another context may have verified, only our own verdict counts."""
     server, client = wired(careless("server", CA.leaf()), careless("client"))
     shake_hands(server, client)
-    assert [verified_peer(item) for item in (server, client, None, object())] == [None] * 4
+    claiming = SimpleNamespace(peer="spiffe://td.example/ns/prod/sa/web", refused=None)
+    assert [verified_peer(item) for item in (server, client, None, claiming)] == [None] * 4

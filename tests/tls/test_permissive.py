@@ -186,7 +186,7 @@ def test_whoever_speaks_first_waits_for_the_first_byte() -> None:
     assert vars(server)["_outgoing"].read() == b"hello"
 
 
-def test_a_tls_connection_says_that_it_ends() -> None:
+def test_a_tls_object_says_that_its_connection_ends() -> None:
     """Else whoever cuts it off could end a message, too; plaintext has no such word."""
     server, client = wired(permissive(), client_context(material(CA), authorize=authorize_any()))
     shake_hands(server, client)
