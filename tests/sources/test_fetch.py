@@ -23,6 +23,7 @@ from meshsec.ca import CertificateAuthority
 from meshsec.errors import KeysUnavailableError
 from meshsec.sources import _line
 from meshsec.sources._fetch import PLAIN_GET, FetchResult, discover, fetch, good_body, max_age
+from meshsec.sources._line import read_url
 from meshsec.sources._proxy import Proxy
 
 PATIENCE = 0.3
@@ -303,6 +304,12 @@ def test_metadata_addresses_are_never_dialled(address: str, monkeypatch: pytest.
     monkeypatch.setattr(socket, "getaddrinfo", resolving(address))
     monkeypatch.setattr(socket, "socket", None)
     assert "link-local and metadata" in refused("http://innocent.example/jwks")
+
+
+def test_an_address_is_told_as_it_is_written() -> None:
+    """Without what may be a secret; what IPv6 has in brackets is in them."""
+    assert str(read_url("https://[FD00:ec2::23]:8443/a/b?secret=1#x")) == "https://[fd00:ec2::23]:8443/a/b"
+    assert str(read_url("http://issuer.example?x")) == "http://issuer.example:80/"
 
 
 @pytest.mark.parametrize("address", ALLOWED)

@@ -150,7 +150,8 @@ class Target:
 
     def __str__(self) -> str:
         """For messages: a query may hold what is nobody's business."""
-        return f"{self.scheme}://{self.host}:{self.port}{self.path.partition('?')[0]}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path.partition('?')[0]}"
 
 
 def read_url(url: str) -> Target:
