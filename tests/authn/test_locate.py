@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -92,6 +93,15 @@ def test_query_parameters(query: str, tokens: list[str]) -> None:
     assert find(request_facts(f"/?{query}")) == tokens
 
 
+@pytest.mark.parametrize("spelling", ["my+token", "my%20token", "m%79+token", "my%2btoken", "my token"])
+def test_a_parameters_name_may_have_a_space(spelling: str) -> None:
+    """A plus sign is one, in a name; an application that decodes it finds the token that we found."""
+    facts = replace(request_facts("/"), target=replace(request_facts("/").target, query=f"a&{spelling}=t"))
+    found = find(facts, from_params=["my token"])
+    assert found == [value for name, value in parse_qsl(f"a&{spelling}=t") if name == "my token"]
+    assert bool(found) == ("%2b" not in spelling)
+
+
 @pytest.mark.parametrize(
     ("cookie", "tokens"),
     [
@@ -100,6 +110,7 @@ def test_query_parameters(query: str, tokens: list[str]) -> None:
         ("a=1;jwt=abc", ["abc"]),
         ('jwt="abc"', ["abc"]),
         ('jwt="', ['"']),
+        ('jwt=""', [""]),
         ("jwt=", [""]),
         ("jwt=a=b", ["a=b"]),
         ("jwt", []),
