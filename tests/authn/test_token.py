@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from types import MappingProxyType
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshsec.authn import verify_token
+from meshsec.authn._token import TokenProfile
 from meshsec.decision import Reason
 from meshsec.errors import MeshsecError, TokenError
 from meshsec.jose import KeySet, SigningKey
-from meshsec.resources import JWTRule
+from meshsec.resources import Compatibility, JWTRule
 from tokens import ALGORITHMS, ISSUER, NOW, claims, jwks, key_set, mint, pem, raw, signing_key
 
 KEY = signing_key()
@@ -89,7 +91,10 @@ def test_what_istio_does_not_know_is_not_taken() -> None:
         ("jti", ["1"], Reason.JWT_CLAIM_TYPE, "Jwt payload [jti] field is not a string"),
         ("iat", "1", Reason.JWT_CLAIM_TYPE, "Jwt payload [iat] field is not an integer"),
         ("iat", True, Reason.JWT_CLAIM_TYPE, "Jwt payload [iat] field is not an integer"),
+        ("iat", -1, Reason.JWT_CLAIM_TYPE, "Jwt payload [iat] field is not a positive 64 bit integer"),
+        ("iat", 1 << 64, Reason.JWT_CLAIM_TYPE, "Jwt payload [iat] field is not a positive 64 bit integer"),
         ("nbf", True, Reason.JWT_CLAIM_TYPE, "Jwt payload [nbf] field is not an integer"),
+        ("nbf", 1 << 64, Reason.JWT_CLAIM_TYPE, "Jwt payload [nbf] field is not a positive 64 bit integer"),
         ("nbf", -1, Reason.JWT_CLAIM_TYPE, "Jwt payload [nbf] field is not a positive 64 bit integer"),
         ("exp", True, Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not an integer"),
         ("exp", str(NOW + 300), Reason.JWT_CLAIM_TYPE, "Jwt payload [exp] field is not an integer"),
@@ -175,6 +180,24 @@ def test_times_have_a_minute_of_skew(changes: dict[str, Any], now: float, code: 
         assert code_of(token, now=now) == code
 
 
+@pytest.mark.parametrize(
+    ("compatibility", "changes", "lifetime"),
+    [
+        ("safe", {"exp": NOW, "nbf": NOW - 0.5}, (NOW - 60, NOW + 60)),
+        ("safe", {"exp": NOW + 0.9}, (-60, NOW + 60)),
+        ("safe", {"exp": 0}, (-60, 60)),
+        ("istio", {"exp": NOW}, (-60, NOW + 60)),
+        ("istio", {"exp": 0}, (-60, math.inf)),
+        ("istio", {"exp": None, "nbf": NOW}, (NOW - 60, math.inf)),
+    ],
+)
+def test_a_token_that_held_holds_for_its_time(
+    compatibility: Compatibility, changes: dict[str, Any], lifetime: tuple[float, float]
+) -> None:
+    """What is remembered ends with it; only Istio's reading has tokens that never end."""
+    assert TokenProfile.of(RULE, compatibility).lifetime(claims(**changes)) == lifetime
+
+
 OFFSETS = st.integers(-300, 300).filter(lambda offset: abs(abs(offset) - 60) > 10)
 AUDIENCES = st.sampled_from(["web", "other", ["a", "web"], []])
 ISSUERS = st.sampled_from([ISSUER, "https://other.example", None])
@@ -235,7 +258,7 @@ def test_audiences_meet_without_scheme_and_slash(rule: str, token: str | list[st
     """Istio's normalization on both sides; one slash and one scheme, no more."""
     audience = JWTRule(issuer=ISSUER, audiences=["unused", rule], jwks=jwks(KEY))
     assert verify_token(mint(aud=token), audience, KEYS, now=NOW)
-    for wrong in (f"{rule}//", f"https://http://{rule}", f"x{rule}", f"{rule}/x"):
+    for wrong in (f"{rule}//", f"https://http://{rule}", f"http://https://{rule}", f"x{rule}", f"{rule}/x"):
         assert code_of(mint(aud=wrong), audience) == Reason.JWT_AUDIENCE
 
 
