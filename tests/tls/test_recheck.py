@@ -78,9 +78,10 @@ def test_an_issuer_ends_while_the_connection_is_open() -> None:
 
 def test_another_source_does_not_know_the_peer() -> None:
     """A listener of one mesh in front of another's application: whom the one trusted, the other does not thereby."""
+    older, older_next = material(CA), material(NEXT)
     peer = admitted(material(CA))
-    assert code(peer, material(CA)) is None
-    assert code(peer, material(NEXT)) == "peer_distrusted"
+    assert [code(peer, source) for source in (older, material(CA))] == [None, None]
+    assert [code(peer, source) for source in (older_next, material(NEXT))] == ["peer_distrusted"] * 2
 
 
 def test_nothing_is_verified_while_no_bundle_changes(counted: list[object]) -> None:

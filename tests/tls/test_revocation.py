@@ -36,6 +36,10 @@ from wire import bundles, careless, material, shake_hands, svid, wired
 CA: Final = TestCA("td.example")
 
 
+# Whoever signed a list may be known when it is read, or first when a peer of that authority comes.
+KNOWN: Final = pytest.mark.parametrize("known", [[CA.certificate], []], ids=["known", "later"])
+
+
 def crl(ca: TestCA, *serials: int, key: Any = None, name: x509.Name | None = None) -> bytes:
     """A list of that authority, PEM; signed with another key or in another name, if one is given."""
     now = datetime.fromtimestamp(NOW, UTC)
@@ -104,11 +108,12 @@ def test_a_revoked_server_is_refused() -> None:
         shake_hands(server, caller)
 
 
-def test_a_revoked_client_is_refused_where_the_path_ends_abroad() -> None:
+@KNOWN
+def test_a_revoked_client_is_refused_where_the_path_ends_abroad(known: list[x509.Certificate]) -> None:
     """OpenSSL's path leads to another trust domain's copy of its authority, so what it sent is looked up instead."""
     crossed = TestCA("partner.example", name=CA.name, key=CA.key, parent=TestCA("partner.example", name="P"))
     web, twin, ours = svid(CA), svid(CA), material(CA, trust=bundles(CA, crossed))
-    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), known))
     for client in (twin, web):
         server, caller = wired(server_context(ours), careless("client", (client.chain, client.private_key)))
         if client is web:
@@ -137,13 +142,14 @@ def test_a_revoked_intermediate_is_refused_that_the_peer_did_not_send() -> None:
             assert verified_peer(server) is not None
 
 
-def test_a_list_that_comes_later_ends_a_connection_whose_path_ended_abroad() -> None:
+@KNOWN
+def test_a_list_that_comes_later_ends_a_connection_whose_path_ended_abroad(known: list[x509.Certificate]) -> None:
     """Nothing but the chain that the peer sent tells whose it is; its twin's goes on."""
     crossed = TestCA("partner.example", name=CA.name, key=CA.key, parent=TestCA("partner.example", name="P"))
     web, twin, ours = svid(CA), svid(CA), material(CA, trust=bundles(CA, crossed))
     peers = [_admitted(ours, list(client.chain), client.private_key) for client in (twin, web)]
     assert [peer.path for peer in peers] == [(), ()]
-    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), known))
     assert recheck(peers[0], ours, now=NOW).id == peers[0].id
     with pytest.raises(SvidError, match="revoked"):
         recheck(peers[1], ours, now=NOW)
@@ -170,12 +176,13 @@ def _admitted(ours: StaticMaterial, chain: list[bytes], key: Any) -> VerifiedPee
     return peer
 
 
-def test_a_revoked_client_is_refused_where_another_ends_its_tls() -> None:
+@KNOWN
+def test_a_revoked_client_is_refused_where_another_ends_its_tls(known: list[x509.Certificate]) -> None:
     """A server or a proxy that hands its chain on asks no list; nor does a chain that held before vouch for it."""
     web, twin, ours = svid(CA), svid(CA), material(CA)
     for chain in (web.chain, twin.chain):
         assert verify_presented(chain, ours, now=NOW).chain == chain
-    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), [CA.certificate]))
+    ours.replace(revoked=Revocations.from_pem(crl(CA, web.serial), known))
     for _ in range(2):
         assert verify_presented(twin.chain, ours, now=NOW).chain == twin.chain
         with pytest.raises(SvidError, match="revoked") as caught:
