@@ -40,12 +40,15 @@ class ApiServer(ThreadingHTTPServer):
         self.names: Names = [WEB]
         self.page = 500  # the server may give fewer than it is asked for
         self.expired = 0  # so many continue tokens are too old
+        self.refusing = 0  # the status, if it does
         self.asked: list[str] = []
         self.change: Callable[[dict[str, Any]], Any] = lambda page: page
 
     def answer(self, query: dict[str, list[str]], bearer: str | None) -> tuple[int, Any]:
         if bearer != f"Bearer {TOKEN}":
             return 401, _status(401, "Unauthorized")
+        if self.refusing:
+            return self.refusing, _status(self.refusing, "Refused")
         start = int(b64decode(query["continue"][0])) if "continue" in query else 0
         if start and self.expired:
             self.expired -= 1
@@ -190,6 +193,18 @@ def test_what_is_no_whole_list_is_none(
     with pytest.raises(KeysUnavailableError):
         source()
     api.change = lambda page: page
+    assert source() == (ServiceAccount(*WEB),)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410, 429, 500, 503])
+def test_a_refusal_is_no_list(api: ApiServer, tmp_path: Path, status: int) -> None:
+    """It is told with its status, asked once, and the next look asks again."""
+    source = accounts(api, tmp_path)
+    api.refusing = status
+    with pytest.raises(KeysUnavailableError, match=f"status {status}"):
+        source()
+    assert len(api.asked) == 1
+    api.refusing = 0
     assert source() == (ServiceAccount(*WEB),)
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshsec.ca import write_identity
-from meshsec.errors import ConfigError
+from meshsec.errors import ConfigError, SvidError
 from meshsec.sources import FileIdentity, Identity, IdentityKeeper, StaticIdentity
 from meshsec.spiffe import SpiffeId, X509Bundle, X509Svid
 from pki import NOW, TestCA
@@ -33,6 +33,51 @@ def revoke(ca: TestCA, serial: int, moment: float = NOW) -> bytes:
     builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject).last_update(now)
     builder = builder.next_update(now + timedelta(hours=1)).add_revoked_certificate(entry)
     return builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+class Swapping:
+    """A folder whose generations lie ready beside each other, and are swapped while somebody reads."""
+
+    def __init__(self, folder: Path, swaps: int, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.swaps, self.serials, ca = folder, swaps, list[int](), TestCA("td.example")
+        for number in range(swaps + 1):
+            ours = identity(ca)
+            write_identity(folder / f"..{number}", ours.svid, ours.bundle, crl=revoke(ca, 7))
+            self.serials.append(ours.svid.serial)
+        self.now = -1
+        self.swap()
+        exists = Path.exists
+        patch.setattr(Path, "exists", lambda path: (path.name == "ca-crl.pem" and self.swap()) or exists(path))
+
+    def swap(self) -> None:
+        """The list of what is revoked is the first file of the old generation to go."""
+        if self.now >= 0 and self.swaps:
+            (self.folder / f"..{self.now}" / "ca-crl.pem").unlink()
+            self.swaps -= 1
+        elif self.now >= 0:
+            return
+        self.now += 1
+        (self.folder / "next").symlink_to(f"..{self.now}")
+        (self.folder / "next").replace(self.folder / "..data")
+
+
+def test_a_folder_that_is_swapped_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found of the old generation may not be all of it: its list of what is revoked was gone."""
+    swapping = Swapping(tmp_path, 4, monkeypatch)
+    found = FileIdentity(tmp_path, "td.example").read(NOW)
+    assert found.svid.serial == swapping.serials[4]
+    assert [serial for _, serial in found.revoked.entries] == [7]
+
+
+def test_a_folder_that_never_settles_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times is enough."""
+    Swapping(tmp_path, 5, monkeypatch)
+    source = FileIdentity(tmp_path, "td.example")
+    with pytest.raises(SvidError, match="faster than it can be read") as caught:
+        source.read(NOW)
+    assert caught.value.code == "unsettled"
 
 
 def test_a_list_beside_the_identity_is_published(tmp_path: Path) -> None:

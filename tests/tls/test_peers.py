@@ -192,7 +192,7 @@ def test_an_authority_that_another_trust_domain_signed_too(case: str, role: str)
     crossed = TestCA("partner.example", name=CA.name, key=CA.key, parent=TestCA("partner.example", name=signer))
     source = material(CA, "/ns/prod/sa/ours", bundles(CA, crossed))
     context = server_context(source) if role == "client" else client_context(source, authorize=authorize_any())
-    peer = judge(careless(role, CA.leaf()), role, context).value
+    peer = judge(careless(role, CA.leaf(eku=[role])), role, context).value
     # Where it ended abroad there is no path of our own to lean on after a change of trust.
     assert (peer.path == ()) is foreign_end
     assert peer.not_after == NOW + LIFETIME

@@ -10,7 +10,16 @@ import pytest
 
 from meshsec.errors import SvidError
 from meshsec.spiffe import X509BundleSet
-from meshsec.tls import StaticMaterial, TlsMaterial, VerifiedPeer, recheck, server_context, verified_peer
+from meshsec.tls import (
+    StaticMaterial,
+    TlsMaterial,
+    VerifiedPeer,
+    authorize_any,
+    client_context,
+    recheck,
+    server_context,
+    verified_peer,
+)
 from meshsec.tls import _material as materials
 from meshsec.tls import _peer as peers
 from pki import LIFETIME, NOW, TestCA
@@ -132,6 +141,22 @@ def test_a_peer_with_another_path_is_verified_once_for_each_change(counted: list
         for _ in range(3):
             assert code(peer, source) is None
         assert len(counted) == turn
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_a_peer_is_held_to_what_it_was_in_its_handshake(role: str) -> None:
+    """Also when it is verified anew: a server need not be fit to be a client, nor the other way round."""
+    source, chain = material(CA), CA.leaf(eku=[role])
+    theirs = careless(role, chain)
+    if role == "client":
+        server, client = wired(server_context(source), theirs)
+    else:
+        server, client = wired(theirs, client_context(source, authorize=authorize_any()))
+    shake_hands(server, client)
+    peer = verified_peer(server if role == "client" else client)
+    assert peer is not None
+    source.replace(bundles=bundles(TestCA("td.example", name=CA.name, key=CA.key)))
+    assert code(peer, source) is None
 
 
 def test_the_memory_of_a_snapshot_is_bounded(counted: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
