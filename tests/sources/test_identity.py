@@ -171,6 +171,17 @@ def test_development_authority_renews_at_half_life(authority: CertificateAuthori
     assert source.read(NOW + 0.6 * DAY).svid.serial != first.serial
 
 
+def test_status_tells_how_long_ago_it_was_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds since the last look that succeeded."""
+    keeper = IdentityKeeper(FileIdentity(folder, "cluster.local"), expected=ID)
+    assert keeper.status()["age"] is None
+    keeper.load(NOW)
+    _half_a_key(folder, CertificateAuthority.create("cluster.local", now=NOW))
+    keeper.refresh(NOW + 5)
+    monkeypatch.setattr("time.time", lambda: NOW + 7)
+    assert keeper.status()["age"] == 7
+
+
 def test_status_holds_no_key(keeper: IdentityKeeper) -> None:
     """What is shown to an operator is plain and harmless."""
     assert "PRIVATE" not in str(keeper.status())

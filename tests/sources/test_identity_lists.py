@@ -174,6 +174,37 @@ def test_our_own_end_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("has expired") == 1
 
 
+def test_our_own_revocation_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody who has the list believes us any longer: not while it is replaced, either."""
+    ca = TestCA("td.example", not_after=NOW + 86400)
+    ours = identity(ca, not_after=NOW + 86400)
+    write_identity(tmp_path, ours.svid, ours.bundle, crl=revoke(ca, 7))
+    keeper = IdentityKeeper(FileIdentity(tmp_path, "td.example"), expected=WEB)
+    found = []
+    for crl in (revoke(ca, 7), revoke(ca, ours.svid.serial), b"", revoke(ca, 8)):
+        write_identity(tmp_path, ours.svid, ours.bundle, crl=crl)
+        keeper.refresh(NOW)
+        status = keeper.status()
+        found.append((status["ready"], "is revoked" in (status["failure"] or "")))
+    assert found == [(True, False), (False, True), (False, True), (True, False)]
+    assert "is revoked: every handshake fails" in caplog.text
+
+
+def test_a_list_of_our_own_intermediate_is_checked_when_it_is_read(tmp_path: Path) -> None:
+    """A forged one is refused then, with its file; not first when a chain shows who should have signed it."""
+    root = TestCA("td.example")
+    between = root.intermediate()
+    chain, key = between.leaf("/ns/prod/sa/web")
+    source = FileIdentity(tmp_path, "td.example")
+    ours = X509Svid(chain, key), X509Bundle("td.example", [root.certificate])
+    write_identity(tmp_path, *ours, crl=revoke(between, 7))
+    assert [serial for _, serial in source.read(NOW).revoked.entries] == [7]
+    forger = TestCA("td.example", name=between.name)
+    write_identity(tmp_path, *ours, crl=revoke(forger, 7))
+    with pytest.raises(ConfigError, match=r"ca-crl\.pem.*signature"):
+        source.read(NOW)
+
+
 @pytest.mark.parametrize(("ski", "warned"), [(False, True), (True, False)])
 def test_authorities_that_cannot_be_told_apart_are_named(
     ski: bool, warned: bool, caplog: pytest.LogCaptureFixture

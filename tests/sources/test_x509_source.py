@@ -99,4 +99,4 @@ def test_what_an_agent_has_denied_is_used_until_it_ends(source: X509Source, capl
     assert "expired" not in caplog.text
     keeper.refresh(source.svid.not_after + 1)
     keeper.refresh(source.svid.not_after + 2)
-    assert caplog.text.count("our own certificate has expired") == 1
+    assert caplog.text.count("our own identity holds no longer: ") == 1

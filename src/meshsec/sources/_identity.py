@@ -73,7 +73,7 @@ class Identity:
     def check(self, now: float) -> None:
         """Hold our own chain to what whoever trusts the same holds it to. Raises SvidError."""
         verify_x509_svid(self.svid.chain, self.bundle, now=now, role="client")
-        self.revoked.check(self.svid.chain, self.bundle.x509_authorities)
+        self.revoked.check(self.svid.chain)
 
 
 class IdentitySource(Protocol):
@@ -315,12 +315,10 @@ class IdentityKeeper:
         published = self._published
         if published is None:
             return None
-        if now > published.svid.not_after:
-            return "our own certificate has expired"
         try:
             replace(published, revoked=self.material.current().revoked).check(now)
         except SvidError as error:
-            return f"our own certificate holds no longer: {error}"
+            return f"our own identity holds no longer: {error}"
         return None
 
     def _is_ready(self, now: float) -> bool:
