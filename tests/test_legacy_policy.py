@@ -378,6 +378,38 @@ def test_an_exchanged_token_names_the_first_ones_user(
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [
+        ({"iss": "https://idp", "sub": "bob"}, True),
+        ({"iss": ["https://idp", "x"], "sub": ["bob"]}, True),
+        ({"sub": "bob"}, False),
+        ({"iss": "https://idp"}, False),
+        ({"iss": "", "sub": "bob"}, False),
+        ({"iss": [], "sub": "bob"}, False),
+        ({"iss": 7, "sub": "bob"}, False),
+        ({"iss": [7], "sub": "bob"}, False),
+        ({"iss": "https://idp", "sub": {}}, False),
+    ],
+)
+def test_who_was_exchanged_for_is_named_by_both_texts(claims: dict[str, Any], named: bool) -> None:
+    """A gateway may put anything there: without an issuer and a subject that are text nobody is the principal."""
+    spec = {"origins": [jwt(**EXCHANGED)], "principalBinding": "USE_ORIGIN"}
+    header = ("ingress-authorization", f"istio {mint(original_claims=claims)}")
+    found = judged(compiled(spec, allow("request.auth.principal", "*")), "/", None, header)
+    assert found.decision.reason is (Reason.ALLOW_RULE if named else Reason.NO_ALLOW_RULE)
+
+
+@pytest.mark.parametrize(
+    ("compatibility", "expected"), [("safe", (401, ORIGIN_FAILED, "jwt_bound")), ("istio", "ok")]
+)
+def test_a_bound_token_is_bound_here_too(compatibility: Compatibility, expected: Any) -> None:
+    """Istio does not know of it, so that its own reading takes it."""
+    policy = compiled({"origins": [jwt()], "peers": [PERMISSIVE]}, compatibility=compatibility)
+    bound = mint(cnf={"x5t#S256": "AA"})
+    assert said(judged(policy, "/", bound, peer=INGRESS)) == expected
+
+
 @pytest.mark.parametrize("compatibility", ["safe", "istio"])
 def test_the_users_token_is_there_for_calls_on_their_behalf(compatibility: Compatibility) -> None:
     """As it came, where it names the user; not where it is not asked for, nor one that a gateway made of another."""
@@ -630,6 +662,17 @@ def test_expressions_trigger_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "re2", engine)
     included = compiled({"origins": [jwt(**triggers({INCLUDED: [{"regex": "/[a-z]:b"}]}))]})
     assert [said(judged(included, target)) == "ok" for target in ("/a:b", "/a:bc", "/a%3Ab")] == [False, True, False]
+    several = [{"regex": "/[a-z]:b"}, {"regex": "/[0-9]%3Ab"}, {"exact": "/x"}]
+    any_of_them = compiled({"origins": [jwt(**triggers({INCLUDED: several}))]})
+    asked = ("/a:b", "/a%3Ab", "/1%3Ab", "/x")
+    assert [said(judged(any_of_them, target)) == "ok" for target in (*asked, "/1:b", "/y")] == [False] * 4 + [
+        True
+    ] * 2
+    none_of_them = compiled({"origins": [jwt(**triggers({EXCLUDED: several}))]})
+    let_off = ("/a:b", "/1%3Ab", "/x")
+    assert [said(judged(none_of_them, target)) == "ok" for target in (*let_off, "/a%3Ab", "/y")] == [True] * 3 + [
+        False
+    ] * 2
     excluded = compiled({"origins": [jwt(**triggers({EXCLUDED: [{"regex": "/[a-z]:b"}]}))]})
     assert [said(judged(excluded, target)) == "ok" for target in ("/a:b", "/a:bc", "/a%3Ab")] == [True, False, False]
 

@@ -262,6 +262,17 @@ def test_audiences_meet_without_scheme_and_slash(rule: str, token: str | list[st
         assert code_of(mint(aud=wrong), audience) == Reason.JWT_AUDIENCE
 
 
+def test_one_slash_is_taken_off_and_no_more() -> None:
+    """Of the rule's audience as of the token's, before they are compared: what is left must be the same."""
+    twice = JWTRule(issuer=ISSUER, audiences=["web//"], jwks=jwks(KEY))
+    for audience, held in (("web//", True), (["x", "https://web//"], True), ("web/", False), ("web", False)):
+        token = mint(aud=audience)
+        if held:
+            assert verify_token(token, twice, KEYS, now=NOW)
+        else:
+            assert code_of(token, twice) == Reason.JWT_AUDIENCE
+
+
 def test_without_audiences_none_is_checked() -> None:
     """As in Istio; the types still count."""
     rule = JWTRule(issuer=ISSUER, jwks=jwks(KEY))

@@ -688,3 +688,25 @@ def test_an_issuer_may_have_its_own_pace() -> None:
     configs = {source.issuer: shelf.config for source, shelf in store._shelves.items()}
     assert configs[SOURCE.issuer] == CONFIG
     assert configs[OTHER.issuer] == replace(CONFIG, refresh=60, cooldown=5)
+
+
+@pytest.mark.parametrize(
+    ("hint", "headers", "soonest", "latest"),
+    [(100, {}, 80, 100), (100, {"cache-control": "max-age=50"}, 40, 50), (7000, {}, 240, 300), (1, {}, 24, 30)],
+)
+def test_a_bundle_says_itself_how_long_it_is_good(
+    hint: int, headers: dict[str, str], soonest: float, latest: float
+) -> None:
+    """A trust domain's JWT authorities, of whose keys only those for JWT-SVIDs count; the shorter time does."""
+    domain = KeySource("spiffe://cluster.local", "https://spire.example/bundle")
+    key = json.loads(NEW_BODY)["keys"][0]
+    other = {**json.loads(OLD_BODY)["keys"][0], "use": "sig"}
+    bundle = {"keys": [other, {**key, "use": "jwt-svid"}], "spiffe_refresh_hint": hint, "spiffe_sequence": 1}
+    own = {domain.issuer: IssuerConfig(jwt_svid=True)}
+    answer = FetchResult(200, json.dumps(bundle).encode(), headers)
+    store = KeyStore([domain], CONFIG, issuers=own, clock=lambda: 1000.0, fetch=lambda _, timeout: answer)
+    store.wait(NeedKeys((domain,)))
+    (shelf,) = store._shelves.values()
+    assert shelf.keys is not None
+    assert [found.kid for found in shelf.keys.keys] == ["new"]
+    assert soonest <= shelf.due_at - 1000.0 <= latest
