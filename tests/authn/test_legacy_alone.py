@@ -35,7 +35,7 @@ def asked(
         )
         for name, spec in documents
     )
-    compiled = compile_legacy(parse(text), WEB, MeshConfig())
+    compiled = compile_legacy(iter(parse(text)), WEB, MeshConfig())
     assert compiled is not None
     facts = request_facts("/", ("authorization", f"Bearer {mint()}"))
     found = compiled.authenticate(port, peer, facts, {}, now=NOW, ask=False)
@@ -75,6 +75,26 @@ def test_a_tokens_fault_is_not_the_connections() -> None:
     found = asked({"origins": [{"jwt": {"issuer": "https://other.example", "jwks": jwks(signing_key())}}]})
     assert isinstance(found, LegacyRefusal)
     assert (found.reason, found.is_of_peer) == (Reason.JWT_ISSUER, False)
+
+
+def test_a_service_that_comes_later_leads_to_its_policy_too() -> None:
+    """Resources are gone through more than once, and may come but once."""
+    service = """
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: prod}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+"""
+    policy = """
+apiVersion: authentication.istio.io/v1alpha1
+kind: Policy
+metadata: {name: front, namespace: prod}
+spec: {targets: [{name: front}], peers: [{mtls: {}}]}
+"""
+    workload = Workload(name="web-v2", namespace="prod", labels={"app": "web"})
+    compiled = compile_legacy(iter(parse(f"{policy}---{service}")), workload, MeshConfig())
+    assert compiled is not None
+    assert compiled.modes.mode(8080) is MtlsMode.STRICT
 
 
 @pytest.mark.parametrize(("port", "refused"), [(8080, False), (9090, True), (9091, False), (None, True)])
