@@ -298,6 +298,31 @@ def test_of_two_rules_for_one_host_the_oldest_decides() -> None:
     assert accounts(naming(SERVICE, DEPLOYMENT, younger, older)) == {"older"}
 
 
+def test_a_rule_that_selects_its_clients_comes_first() -> None:
+    """Before an older one for everybody, whoever stands first in the files."""
+    selecting = RULE.replace("host: reviews", "host: reviews\n  workloadSelector: {matchLabels: {app: web}}")
+    selecting = selecting.replace("name: rule", "name: zz").replace("chosen", "selecting")
+    for texts in ((RULE, selecting), (selecting, RULE)):
+        assert accounts(naming(SERVICE, DEPLOYMENT, *texts)) == {"selecting"}
+
+
+def test_a_rule_without_a_policy_leaves_it_to_the_next_one() -> None:
+    """As Istio merges the rules for one host: the first policy there is counts."""
+    older = RULE[: RULE.index("trafficPolicy")].replace("name: rule", "name: aa") + "subsets: [{name: v1}]\n"
+    assert accounts(naming(SERVICE, DEPLOYMENT, older, RULE)) == {"chosen"}
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [("a.old.example", True), ("a.b.old.example", True), ("aold.example", False), ("old.example", False)],
+)
+def test_a_rule_for_a_pattern_is_for_what_is_below_it(host: str, plain: bool) -> None:
+    """Not for a name that only ends alike."""
+    entry = ENTRY.replace('Legacy.example, "*.old.example"', f'"{host}"')
+    rule = OFF.replace("host: reviews", "host: '*.old.example'")
+    assert naming(entry, rule).is_plaintext(host) is plain
+
+
 @pytest.mark.parametrize("mode", ["SIMPLE", "MUTUAL"])
 def test_a_host_with_the_webs_tls_is_refused(mode: str) -> None:
     """No identity of a mesh is shown there."""
@@ -359,6 +384,16 @@ ALL_OFF = OFF.replace("name: rule", "name: all").replace("host: reviews", "host:
 def test_plaintext_only_where_it_is_said(texts: tuple[str, ...], plain: bool) -> None:
     """By a rule, or for a whole namespace; what holds for one workload does not tell a client anything."""
     assert naming(SERVICE, DEPLOYMENT, *texts).is_plaintext(FULL) is plain
+
+
+def test_what_mesh_yaml_names_is_in_nobodys_namespace() -> None:
+    """No PeerAuthentication takes the TLS off it, also not the mesh's; a DestinationRule for its name does."""
+    services = {"reviews.mesh": Service(ids=("spiffe://cluster.local/ns/prod/sa/mine",))}
+    disabled = PEER % ("istio-system", "", "DISABLE")
+    assert not naming(disabled, services=services).is_plaintext("reviews.mesh")
+    assert naming(disabled, SERVICE, DEPLOYMENT, services=services).is_plaintext(FULL)
+    rule = OFF.replace("host: reviews", "host: reviews.mesh")
+    assert naming(disabled, rule, services=services).is_plaintext("reviews.mesh")
 
 
 @pytest.mark.parametrize(
