@@ -171,6 +171,16 @@ def test_a_trusted_leaf_cannot_vouch_for_itself(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_an_authority_that_has_ended_vouches_for_nobody(role: str) -> None:
+    """Whose leaves hold still; one beside it in the same bundle goes on, and ends with what it signed."""
+    ended, soon = (TestCA("td.example", not_after=NOW + later) for later in (-60, 600))
+    source = material(soon, trust=bundles(ended, soon))
+    context = server_context(source) if role == "client" else client_context(source, authorize=authorize_any())
+    assert isinstance(judge(careless(role, ended.leaf()), role, context).error, ssl.SSLCertVerificationError)
+    assert judge(careless(role, soon.leaf()), role, context).value.not_after == NOW + 600
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_an_intermediate_may_be_the_authority(role: str) -> None:
     """A bundle's authorities need not be self-signed."""
     between = CA.intermediate()
