@@ -1,9 +1,12 @@
 """A load generator: keep-alive connections, one request in flight on each, the next one when the answer is in.
 
-``python -m benchmarks.load PORT CONNECTIONS SECONDS < request`` prints the answers of one second. Where the request
-holds ``{number}``, each has a number of its own. It runs in a process of its own and does no more than the kernel
-asks for, so that on a machine with two processors the server is what is measured. Every answer must be the one that
-the benchmarks' applications give.
+``python -m benchmarks.load PORT CONNECTIONS SECONDS PATIENCE < request`` prints the answers of one second. Where the
+request holds ``{number}``, each has a number of its own. Every answer must be the one that the applications of the
+benchmarks give.
+
+It runs in a process of its own, so that on a machine with two processors the server is what is measured. There it has
+no patience and never sleeps: a server pays for waking it at an answer (some 10 µs on a virtual machine), but only a
+server that is slow enough to let it fall asleep.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ _GOOD: Final = b"HTTP/1.1 200"
 _READ: Final = 65536
 
 
-def load(port: int, connections: int, seconds: float, request: bytes) -> float:
+def load(port: int, connections: int, seconds: float, request: bytes, *, patience: float) -> float:
     """Answers in one second. Raises SystemExit where an answer is another one."""
     head, number_here, rest = request.partition(b"{number}")
     numbered = head + b"%08d" + rest
@@ -34,7 +37,7 @@ def load(port: int, connections: int, seconds: float, request: bytes) -> float:
     answers, start = 0, time.perf_counter()
     until = start + seconds
     while time.perf_counter() < until:
-        for number, _ in poll.poll(1.0):
+        for number, _ in poll.poll(patience):
             data = os.read(number, _READ)
             if not data.endswith(_BODY):
                 data = begun.pop(number, b"") + data
@@ -59,5 +62,6 @@ def _unless_wrong(data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    port, connections, seconds = sys.argv[1:]
-    print(load(int(port), int(connections), float(seconds), sys.stdin.buffer.read()))
+    port, connections, seconds, patience = sys.argv[1:]
+    request = sys.stdin.buffer.read()
+    print(load(int(port), int(connections), float(seconds), request, patience=float(patience)))
