@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import ssl
+import sys
 import tempfile
 from base64 import encodebytes
 from collections.abc import Callable, Iterator
@@ -766,12 +767,23 @@ FLIPS: Final[dict[str, tuple[str, _Step, _Step]]] = {
 }
 
 
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Threads that do nothing but compute give way to one another all the time."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
 @pytest.mark.parametrize("flip", FLIPS)
 def test_threads_that_ask_all_the_time_see_a_change_at_once(flip: str) -> None:
     """Whatever begins after a change is complete, and ends before the next begins, is answered by it."""
     policies, end, begin = FLIPS[flip]
     ask = replace(_ALICE, connection="web")
-    with running((False, 0, "as usual"), policies) as (world, log), ThreadPoolExecutor(4) as pool:
+    with running((False, 0, "as usual"), policies) as (world, log), taking_turns(), ThreadPoolExecutor(4) as pool:
         log.setLevel(logging.CRITICAL)
         transport, moment, certain, ended = world.transports["web"], [0], Semaphore(0), Event()
 

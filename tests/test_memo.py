@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from meshsec import AuthContext, Connection, HttpRequest, MeshConfig, PeerIdentity, Workload, WorkloadPolicy
 from meshsec.authn import KeySnapshot, KeySource, KeyState, TokenCache
 from meshsec.authn import _digest as digest_module
+from meshsec.decision import Reason
 from meshsec.policy import Callers, DecisionMemo, Remembered, Wanted
 from meshsec.policy import _memo as memo_module
-from meshsec.resources import ExtAuthzHttp, ForwardedIdentity, KeysConfig, parse
+from meshsec.resources import ExtAuthzHttp, ForwardedIdentity, KeysConfig, ProtectedResource, parse
 from tokens import ISSUER, NOW, encode, key_set, mint, rule_with_outputs, signing_key
 
 KEY, NEXT_KEY, INLINE_KEY = signing_key(), signing_key("ES256", "k2"), signing_key("ES256", "k3")
@@ -366,6 +367,25 @@ def test_of_a_known_caller_the_line_alone_is_judged(after: str) -> None:
     assert door.known == by_line
 
 
+def test_a_known_caller_is_told_whose_tokens_are_taken() -> None:
+    """RFC 9728: the document that anybody is told, at its place; beside it the rules say what may be asked for."""
+    own = ProtectedResource(resource="https://web.prod/", authorization_servers=["https://idp.example"])
+    plain = compiled(USERS["users"], rules("path"))
+    policy = WorkloadPolicy.compile(
+        [*plain.requests, *parse("apiVersion: security.istio.io/v1\nmetadata: {name: paths}\n" + rules("path"))],
+        Workload(name="web", protected_resource=own),
+        MeshConfig(),
+    )
+    door = Door(policy)
+    for _ in range(3):
+        assert door.ask(PLAIN, request(bearer()), KEYS, NOW).decision.allowed
+    told = door.ask(PLAIN, request(bearer(), target="/.well-known/oauth-protected-resource"), KEYS, NOW)
+    assert (told.decision.reason, told.decision.status) == (Reason.RESOURCE_METADATA, 200)
+    other = door.ask(PLAIN, request(bearer(), target="/.well-known/oauth-protected-resourcf"), KEYS, NOW)
+    assert other.decision.status == 403
+    assert door.known == 3
+
+
 def test_a_host_in_a_target_is_not_its_callers() -> None:
     """The next request with the same header lines, of which none is Host, names nobody and is refused."""
     door = Door(compiled(USERS["users"], rules("host")))
@@ -414,7 +434,11 @@ def test_headers_made_of_claims_are_what_rules_see_of_a_known_caller() -> None:
     door = Door(compiled(USERS["two issuers"], rules("a claim's header")))
     lines = (("x-user", "root"), PLACES["own"](TOKENS["of the other"]))
     for target in ("/a", "/a", "/b"):
-        assert door.ask(PLAIN, request(*lines, target=target), KEYS, NOW).decision.allowed
+        found = door.ask(PLAIN, request(*lines, target=target), KEYS, NOW)
+        whole = door.policy.judge(PLAIN, request(*lines, target=target), KEYS, now=NOW)
+        assert isinstance(whole, AuthContext)
+        assert found.decision.allowed
+        assert found.decision.explain() == whole.decision.explain()
     nobody = request(("x-user", "alice"))
     for target, status in (("/a", 200), ("/a", 200), ("/b", 403)):
         assert door.ask(PLAIN, replace(nobody, target=target), KEYS, NOW).decision.status == status
@@ -533,14 +557,11 @@ def test_nothing_in_a_memo_holds_a_token_or_a_header_that_no_rule_reads() -> Non
     assert door.is_remembered(PLAIN, request(*lines, bearer()), KEYS, NOW)
     memo, held, left = memo_of(door.policy), [], list[Any]()
     left += memo._entries.callers.young.items(), memo._entries.decisions.young.items()
-    known = {id(door.policy), id(memo)}
+    policy = door.policy
+    known = {id(one) for one in (policy, memo, policy.callers, policy.rules, policy.tokens, policy.config)}
     while left:
         one = left.pop()
-        if (
-            id(one) not in known
-            and not isinstance(one, type | type(gc) | type(compiled))
-            and not callable(getattr(one, "explain", None))
-        ):
+        if id(one) not in known and not isinstance(one, type | type(gc) | type(compiled)):
             known.add(id(one))
             held.append(one)
             left += gc.get_referents(one)

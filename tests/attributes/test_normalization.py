@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshsec.attributes import Refusal, Target, read_target
+from meshsec.attributes import Refusal, Target, plain_path, read_target
 from meshsec.decision import Reason
 from meshsec.resources import AmbiguousPaths, PathNormalization
+from sweeping import sweep
 
 NONE, BASE, MERGE, DECODE = PathNormalization
 MEASURED: Final = json.loads((Path(__file__).parent / "envoy_paths.json").read_text())
@@ -109,6 +110,33 @@ def test_any_text(target: str, mode: PathNormalization) -> None:
     for ambiguous in ("refuse", "judge", "istio"):
         result = read_target(target, mode, ambiguous)
         assert isinstance(result, Refusal) or result.readings[0] == result.path
+
+
+def assert_plain_is_read_as_it_stands(target: str) -> bool:
+    """Whether a target is plain; it is only if every mode leaves it as it is."""
+    path = plain_path(target)
+    for mode in PathNormalization if path is not None else ():
+        for ambiguous in ("refuse", "judge", "istio"):
+            assert read_target(target, mode, ambiguous) == Target(target, (target,), None, target)
+    assert path in (None, target)
+    return path is not None
+
+
+@given(target=TARGETS | st.text(max_size=20) | st.from_regex("(/[a-zA-Z0-9._~:@!$&'()*+,;=%?#-]*)*"))
+@settings(max_examples=600)
+def test_a_plain_path_is_read_as_it_stands(target: str) -> None:
+    """In every mode; what is anything else is not called plain."""
+    assert_plain_is_read_as_it_stands(target)
+
+
+@sweep("byte")
+def test_a_plain_path_holds_no_odd_byte(byte: int) -> None:
+    """Letters, digits and what else stands for itself, between, at the beginning and at the end of segments."""
+    usual = chr(byte) in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_~!$&'()*+,;=:@-"
+    assert assert_plain_is_read_as_it_stands(f"/a{chr(byte)}b/c") is (usual or chr(byte) in "./")
+    assert assert_plain_is_read_as_it_stands(f"/a/{chr(byte)}") is usual
+    assert assert_plain_is_read_as_it_stands(f"/a{chr(byte)}") is (usual or chr(byte) in "./")
+    assert assert_plain_is_read_as_it_stands(chr(byte)) is (chr(byte) == "/")
 
 
 @pytest.mark.parametrize(

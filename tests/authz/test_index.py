@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
@@ -206,6 +207,21 @@ def test_the_index_agrees_with_the_loop(
     loop = looped(index)
     for each in asked:
         assert index.evaluate(each) == loop.evaluate(each)
+
+
+@given(items=policies(), first=REQUESTS, asked=st.lists(REQUESTS, min_size=1, max_size=12), config=CONFIGS)
+@settings(max_examples=150, deadline=None)
+def test_a_line_is_judged_as_the_whole_request_is(
+    items: list[AuthorizationPolicy], first: Attributes, asked: list[Attributes], config: MeshConfig
+) -> None:
+    """Of a request whose method and path alone differ from those of one whose values are known."""
+    index = compiled(*items, config=config)
+    known = tuple(index.read(first))
+    for each in asked:
+        whole = replace(first, path=each.path, facts=replace(first.facts, method=each.facts.method))
+        line = each.facts.method, each.path
+        assert index.evaluate_line(known, *line) == index.evaluate(whole)
+        assert index.explain_line(known, *line) == index.explain(whole)
 
 
 KEYS_OF_OPERATIONS: Final = {"hosts": HOSTS, "methods": METHODS, "paths": PATHS}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from meshsec import AuthContext, Connection, Mesh, MeshConfig, Workload
+from meshsec import Connection, Mesh, MeshConfig, Workload
 from meshsec.middleware import Transport
-from meshsec.policy import DecisionMemo
+from meshsec.policy import DecisionMemo, Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
 from meshsec.testing import TestIssuer
@@ -52,15 +52,14 @@ def mesh() -> Iterator[Mesh]:
 
 
 @pytest.fixture
-def recalled(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> list[AuthContext]:
+def recalled(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> list[Remembered]:
     """What the memo said, each time that it knew."""
-    found: list[AuthContext] = []
+    found: list[Remembered] = []
     real = DecisionMemo.recall
 
     def recall(self: DecisionMemo, *given: Any) -> Any:
         known = real(self, *given)
-        context = getattr(known, "context", None)
-        found.extend([context] if context else [])
+        found.extend([known] if isinstance(known, Remembered) else [])
         return known
 
     monkeypatch.setattr(DecisionMemo, "recall", recall)
@@ -123,7 +122,7 @@ def over_wsgi(mesh: Mesh, number: int, **changes: Any) -> dict[str, Any] | int:
 
 
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
-def test_the_application_gets_the_same_every_time(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_the_application_gets_the_same_every_time(call: Any, mesh: Mesh, recalled: list[Remembered]) -> None:
     """Headers taken and added, the normalized target, the scheme; and each time its own request's other headers."""
     found = [call(mesh, number) for number in range(WARM + 3)]
     assert len(recalled) == 3
@@ -149,7 +148,7 @@ def test_the_application_gets_the_same_every_time(call: Any, mesh: Mesh, recalle
 
 
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
-def test_what_does_not_count_may_not_be_malformed(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_what_does_not_count_may_not_be_malformed(call: Any, mesh: Mesh, recalled: list[Remembered]) -> None:
     """A control character in a header that nobody reads, behind a request that is remembered."""
     changes: dict[str, Any] = {"HTTP_X_REQUEST_ID": "\x01"}
     if call is over_asgi:
@@ -160,7 +159,7 @@ def test_what_does_not_count_may_not_be_malformed(call: Any, mesh: Mesh, recalle
 
 
 def test_two_credentials_that_were_joined_are_refused_though_no_rule_reads_them(
-    mesh: Mesh, recalled: list[AuthContext]
+    mesh: Mesh, recalled: list[Remembered]
 ) -> None:
     """Behind a request with one that is remembered: tokens stand elsewhere here, the application may read these."""
     for number in range(WARM + 2):
@@ -170,7 +169,7 @@ def test_two_credentials_that_were_joined_are_refused_though_no_rule_reads_them(
 
 
 @pytest.mark.parametrize("call", [over_asgi, over_wsgi])
-def test_a_newer_policy_knows_nothing(call: Any, mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_a_newer_policy_knows_nothing(call: Any, mesh: Mesh, recalled: list[Remembered]) -> None:
     """The very next request is judged by it."""
     for number in range(WARM + 2):
         assert call(mesh, number) != 403
@@ -216,7 +215,7 @@ BY_ASGI: list[tuple[dict[str, Any], dict[str, Any]]] = [
     [*((over_wsgi, *pair) for pair in BY_WSGI), *((over_asgi, *pair) for pair in BY_ASGI)],
 )
 def test_every_part_of_a_request_tells_it_apart(
-    call: Any, usual: dict[str, Any], other: dict[str, Any], mesh: Mesh, recalled: list[AuthContext]
+    call: Any, usual: dict[str, Any], other: dict[str, Any], mesh: Mesh, recalled: list[Remembered]
 ) -> None:
     """One that differs in it from a remembered one is judged anew, though it be allowed, too."""
     for number in range(WARM + 2):
@@ -228,7 +227,7 @@ def test_every_part_of_a_request_tells_it_apart(
     assert len(recalled) == 3
 
 
-def test_a_websocket_and_a_request_are_not_one(mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_a_websocket_and_a_request_are_not_one(mesh: Mesh, recalled: list[Remembered]) -> None:
     """They differ in their scheme, too."""
     for number in range(WARM + 2):
         assert over_asgi(mesh, number)["scheme"] == "https"  # type: ignore[index]
@@ -237,14 +236,14 @@ def test_a_websocket_and_a_request_are_not_one(mesh: Mesh, recalled: list[AuthCo
 
 
 @pytest.mark.parametrize("without", ["method", "raw_path", "root_path", "scheme", "state"])
-def test_a_scope_need_not_hold_everything(without: str, mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_a_scope_need_not_hold_everything(without: str, mesh: Mesh, recalled: list[Remembered]) -> None:
     """What ASGI leaves open may be missing, and is remembered all the same."""
     found = [over_asgi(mesh, number, **{without: None}) for number in range(WARM + 2)]
     assert all(isinstance(seen, dict) and seen["path"] == "/a" for seen in found)
     assert len(recalled) == 2
 
 
-def test_headers_that_are_no_bytes_are_not_looked_up(mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_headers_that_are_no_bytes_are_not_looked_up(mesh: Mesh, recalled: list[Remembered]) -> None:
     """A server that breaks the rules gets what judging says, and no more."""
     connection = Connection()
     assert mesh.recall(connection, ("http",), (b"host",), ("text",)) is None
@@ -252,7 +251,7 @@ def test_headers_that_are_no_bytes_are_not_looked_up(mesh: Mesh, recalled: list[
     assert mesh.recall(connection, ([],), (b"host",), (b"web",)) is None  # type: ignore[arg-type]
 
 
-def test_what_is_remembered_keeps_the_background_thread_going(mesh: Mesh, recalled: list[AuthContext]) -> None:
+def test_what_is_remembered_keeps_the_background_thread_going(mesh: Mesh, recalled: list[Remembered]) -> None:
     """In a worker that was forked after the memo was filled nothing may ever be judged, and keys must stay fresh."""
     for number in range(WARM + 1):
         over_asgi(mesh, number)

@@ -6,7 +6,7 @@ Belongs here: what a connection and a request *are*. Must not know: what a polic
 from ._attributes import Attributes, Bound, freeze_claims
 from ._client_cert import ClientCertFormat, read_client_cert, read_client_cert_chain
 from ._facts import AuthContext, Connection, HttpRequest, PeerIdentity, RequestPrincipal
-from ._path import Target, read_target
+from ._path import Target, plain_path, read_target
 from ._refusal import Refusal
 from ._request import RequestFacts, are_clean_lines, read_line, read_request
 
@@ -24,6 +24,7 @@ __all__ = [
     "Target",
     "are_clean_lines",
     "freeze_claims",
+    "plain_path",
     "read_client_cert",
     "read_client_cert_chain",
     "read_line",

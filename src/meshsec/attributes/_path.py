@@ -16,7 +16,7 @@ from ._ambiguity import safe_readings
 from ._normalize import normalize
 from ._refusal import Refusal
 
-__all__ = ["Target", "read_target"]
+__all__ = ["Target", "plain_path", "read_target"]
 
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
@@ -73,6 +73,12 @@ def read_target(target: str, normalization: PathNormalization, ambiguous: Ambigu
     if isinstance(readings, Refusal):
         return readings
     return Target(readings[0], readings, query if mark else None, readings[0] + mark + query)
+
+
+def plain_path(target: str) -> str | None:
+    """The path of a target that is nothing else, and which :func:`read_target` leaves as it is; None of any other."""
+    plain = _PLAIN.fullmatch(target)
+    return None if plain is None or plain[2] is not None else plain[1]
 
 
 def _readings(path: str, normalization: PathNormalization, ambiguous: AmbiguousPaths) -> tuple[str, ...] | Refusal:

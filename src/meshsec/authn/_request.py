@@ -119,26 +119,25 @@ class CompiledRequestAuthentication:
         except TokenError as error:
             return TokenResult(error=error, remove_headers=stripped)
 
-    def situation(self, facts: RequestFacts, *, preflight: bool) -> tuple[bool, ...] | None:
+    def situation(self, method: str, readings: Sequence[str], *, preflight: bool) -> tuple[bool, ...]:
         """What a request line has to do with the answer of :meth:`authenticate`, given the header lines.
 
         Args:
-            facts: the request; its headers are not looked at.
-            preflight: whether they are those of a CORS preflight, whose method then counts.
+            method: of the request.
+            readings: of its path, in all of which it is judged.
+            preflight: whether the header lines are those of a CORS preflight, whose method then counts.
 
         Returns:
-            Equal for two requests with the same header lines if the answer is; None where the query may hold a token.
+            Equal for two requests with the same header lines if the answer is, and :meth:`is_in_query` of neither.
         """
-        if facts.target.query and self._has_tokens(facts):
-            return None
-        asked = preflight and facts.method == _PREFLIGHT
+        asked = preflight and method == _PREFLIGHT
         if not self._has_triggers:
             return (asked,)
-        return (asked, *(rule.trigger.fires(facts.target.readings) for rule in self.rules if rule.trigger))
+        return (asked, *(rule.trigger.fires(readings) for rule in self.rules if rule.trigger))
 
-    def _has_tokens(self, facts: RequestFacts) -> bool:
-        """Whether the query may hold a token."""
-        return any(location.find(facts) for location in self._parameters)
+    def is_in_query(self, facts: RequestFacts) -> bool:
+        """Whether a token may stand in the query, which then has to do with the answer, too."""
+        return bool(facts.target.query) and any(location.find(facts) for location in self._parameters)
 
     @property
     def token_headers(self) -> frozenset[str]:
@@ -158,7 +157,7 @@ class CompiledRequestAuthentication:
         """
         if not self.rules:
             return -math.inf, math.inf
-        if self.istio or self._has_tokens(facts):
+        if self.istio or self.is_in_query(facts):
             return None
         try:
             accepted = [] if _is_preflight(facts) else self._verify(facts, keys, now, ask=False)

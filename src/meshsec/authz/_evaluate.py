@@ -38,6 +38,7 @@ class CompiledAuthorization:
     trials: tuple[CompiledPolicy, ...]
     rows: tuple[Row, ...]
     _readers: tuple[Callable[[Attributes], Any], ...] = field(repr=False, compare=False)
+    _line_readers: tuple[tuple[int, Callable[[str, str], Any]], ...] = field(repr=False, compare=False)
     _audit: RuleIndex | None = field(repr=False, compare=False)
     _deny: RuleIndex | None = field(repr=False, compare=False)
     _allow: RuleIndex | None = field(repr=False, compare=False)
@@ -59,6 +60,7 @@ class CompiledAuthorization:
             trials,
             tuple(rows),
             _readers=tuple(row.read for row in rows),
+            _line_readers=tuple((slot, row.of_line) for slot, row in enumerate(rows) if row.of_line is not None),
             _audit=rules(enforced, Action.AUDIT),
             _deny=rules(enforced, Action.DENY),
             _allow=rules(enforced, Action.ALLOW),
@@ -80,7 +82,29 @@ class CompiledAuthorization:
 
         Does not check: the token (authn did), the peer's certificate, or the other readings of the path.
         """
-        values = [read(attributes) for read in self._readers]
+        return self._judge(self.read(attributes))
+
+    def read(self, attributes: Attributes) -> list[Any]:
+        """The values of a request that the rules look at, for :meth:`evaluate_line`."""
+        return [read(attributes) for read in self._readers]
+
+    def evaluate_line(self, known: Sequence[Any], method: str, path: str) -> Verdict:
+        """As :meth:`evaluate`, of a request that differs from another one at most in its method and its path.
+
+        Args:
+            known: what :meth:`read` said of the other one.
+            method: of this one.
+            path: the reading that is judged.
+        """
+        return self._judge(self._with_line(known, method, path))
+
+    def _with_line(self, known: Sequence[Any], method: str, path: str) -> list[Any]:
+        values = [*known]
+        for slot, read in self._line_readers:
+            values[slot] = read(method, path)
+        return values
+
+    def _judge(self, values: Sequence[Any]) -> Verdict:
         audited = self._audit.policies(values) if self._audit else ()
         dry_run = self._on_trial(values) if self.trials else ()
         if self._deny and (rule := self._deny.first(values)):
@@ -107,5 +131,11 @@ class CompiledAuthorization:
 
         Claims and the headers that hold secrets are named, never shown.
         """
-        values = [read(attributes) for read in self._readers]
-        return explain(self.evaluate(attributes), (*self.policies, *self.trials), self.rows, values)
+        return self._explain(self.read(attributes))
+
+    def explain_line(self, known: Sequence[Any], method: str, path: str) -> str:
+        """As :meth:`explain`, of what :meth:`evaluate_line` decides."""
+        return self._explain(self._with_line(known, method, path))
+
+    def _explain(self, values: Sequence[Any]) -> str:
+        return explain(self._judge(values), (*self.policies, *self.trials), self.rows, values)

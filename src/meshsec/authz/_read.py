@@ -100,9 +100,19 @@ def method(attributes: Attributes) -> str:
     return attributes.facts.method
 
 
+def method_of_line(method: str, _path: str) -> str:
+    """The method."""
+    return method
+
+
 def path(attributes: Attributes) -> tuple[str, str]:
     """The path, and its percent-decoding, by which two spellings are compared."""
     return attributes.path, decode_path(attributes.path)
+
+
+def path_of_line(_method: str, path: str) -> tuple[str, str]:
+    """The same."""
+    return path, decode_path(path)
 
 
 def hosts(attributes: Attributes) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Row:
         show: that value, for people; None where there is none.
         secret: whether even the policy's values are not shown.
         headers: those whose values ``read`` looks at, lower case; but for the host, which every request has.
+        of_line: what ``read`` finds, given the method and the path; None where it looks at anything else.
     """
 
     parse: Callable[[str, Scope], Iterable[Pattern]]
@@ -37,6 +38,7 @@ class Row:
     show: Callable[[Any], str | None]
     secret: bool = False
     headers: tuple[str, ...] = ()
+    of_line: Callable[[str, str], Any] | None = None
 
     def hiding(self, names: Collection[str]) -> Row:
         """The same; but of these headers nothing is shown."""
@@ -106,8 +108,8 @@ _ROWS: Final[Mapping[str, Row]] = {
     "request.auth.audiences": Row(_patterns.nonempty_text, _read.audiences, _match.any_text, _read.show_hidden),
     "request.auth.presenter": _claim("azp"),
     "hosts": Row(_patterns.host, _read.hosts, _match.host, _read.show_first),
-    "methods": Row(_patterns.present_text, _read.method, _match.text, _read.show_text),
-    "paths": Row(_patterns.path, _read.path, _match.path, _read.show_first),
+    "methods": Row(_patterns.present_text, _read.method, _match.text, _read.show_text, of_line=_read.method_of_line),
+    "paths": Row(_patterns.path, _read.path, _match.path, _read.show_first, of_line=_read.path_of_line),
 }
 
 # What compatibility: istio reads in another way.

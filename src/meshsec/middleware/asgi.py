@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._values import quick
 from ..attributes import AuthContext, Connection, HttpRequest
+from ..decision import Edits
 from ..policy import Remembered, RequestLine, Wanted
 from ._current import CURRENT
 from ._enforcer import Enforcer
@@ -142,9 +143,10 @@ class MeshMiddleware:
             context = judged if isinstance(judged, AuthContext) else await judged
         if not context.decision.allowed:
             return context, None
-        prepared = _Prepared.of(context, scope, request, names)
         if isinstance(found, Remembered):
-            found.prepared = prepared
+            prepared = found.prepared = _Prepared.again(found, scope, request, names)
+        else:
+            prepared = _Prepared.of(context.decision.edits, scope, request, names)
         return context, prepared
 
     async def _refuse(self, context: AuthContext, connection: Connection, call: tuple[Scope, Receive, Send]) -> None:
@@ -211,19 +213,22 @@ class _Prepared:
     head: _Lines
 
     @classmethod
-    def of(cls, context: AuthContext, scope: Scope, request: HttpRequest, names: _HeaderNames) -> Self:
-        """From a request that was read from this scope, or from one that is remembered as the same."""
-        edits = context.decision.edits
-        changed: dict[str, Any] = {"scheme": request.scheme}
-        if edits.target is not None:
-            path, _, query = edits.target.partition("?")
-            changed.update(path=unquote(path), raw_path=path.encode("latin-1"), query_string=query.encode("latin-1"))
-        elif scope.get("raw_path"):
-            # Also one that an outer layer left behind: what was judged is all that the application may see.
-            changed["raw_path"] = request.target.partition("?")[0].encode("latin-1")
+    def of(cls, edits: Edits, scope: Scope, request: HttpRequest, names: _HeaderNames) -> Self:
+        """From a request that was read from this scope."""
         kept = _kept(names, edits.remove_headers) if edits.remove_headers else None
         added = [(name.lower(), value) for name, value in _wire(edits.add_headers)]
-        return cls(changed, kept, added, _wire(edits.response_headers))
+        return cls(_changed(edits.target, scope, request), kept, added, _wire(edits.response_headers))
+
+    @classmethod
+    def again(cls, found: Remembered, scope: Scope, request: HttpRequest, names: _HeaderNames) -> Self:
+        """The same; of two requests of one caller the headers are mostly prepared alike."""
+        edits, standing = found.decision.edits, found.standing
+        if standing is None or edits is not standing.edits:
+            return cls.of(edits, scope, request, names)
+        like: Self | None = standing.prepared
+        if like is None:
+            like = standing.prepared = cls.of(edits, scope, request, names)
+        return cls(_changed(None, scope, request), like.kept, like.added, like.head)
 
     def applied(self, scope: Scope, context: AuthContext) -> dict[str, Any]:
         """The scope that the application gets."""
@@ -242,6 +247,18 @@ class _Prepared:
             await send(message)
 
         return send_more
+
+
+def _changed(target: str | None, scope: Scope, request: HttpRequest) -> dict[str, Any]:
+    """Keys of the scope; the target is another one where that is given."""
+    if target is not None:
+        path, _, query = target.partition("?")
+        raw, query_string = path.encode("latin-1"), query.encode("latin-1")
+        return {"scheme": request.scheme, "path": unquote(path), "raw_path": raw, "query_string": query_string}
+    if scope.get("raw_path"):
+        # Also one that an outer layer left behind: what was judged is all that the application may see.
+        return {"scheme": request.scheme, "raw_path": request.target.partition("?")[0].encode("latin-1")}
+    return {"scheme": request.scheme}
 
 
 def _line_of(scope: Scope) -> RequestLine:

@@ -7,14 +7,17 @@ judged. Must not know: how callers are found.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
-from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts
+from ..attributes import Attributes, AuthContext, Connection, HttpRequest, RequestFacts
 from ..authn import CompiledRequestAuthentication, KeySnapshot, TokenResult, is_preflight_head
 from ..authz import CompiledAuthorization
-from ..decision import Decision
+from ..decision import Decision, Outcome
 from ._authorize import authorize, edits_of
+from ._decisions import by_verdict
 from ._form import Form
 from ._memo import Caller, DecisionMemo, Remembered, Standing, Wanted, find_token
 
@@ -51,20 +54,44 @@ class Callers:
         caller = wanted.caller
         if wanted.memo is not self.memo or caller is None or not now < _end(caller.connection):
             return None
+        return self._judge_plain(caller, wanted, request, now) or self._judge_any(caller, wanted, request, now)
+
+    def _judge_plain(self, caller: Caller, wanted: Wanted, request: HttpRequest, now: float) -> Remembered | None:
+        """What :meth:`_judge_any` says of a line that is nothing but a path, and is allowed; None of any other."""
+        path = self.form.read_plain(request)
+        standing = None if path is None else self._standing_in(caller, request.method, (path,), now)
+        if path is None or standing is None:
+            return None
+        verdict = self.rules.evaluate_line(standing.known, request.method, path)
+        if not verdict.allowed:
+            return None
+        details = partial(self.rules.explain_line, standing.known, request.method, path)
+        decision = by_verdict(verdict, Outcome.ALLOW, "", details, standing.edits)
+        decided = Remembered(decision, caller, standing, wanted.entries, None)
+        wanted.add(decided)
+        return decided
+
+    def _judge_any(self, caller: Caller, wanted: Wanted, request: HttpRequest, now: float) -> Remembered | None:
         facts = self.form.read_line(caller.facts, request)
         if facts is None:
             return None
         if isinstance(facts, Decision):
-            return Remembered(AuthContext(caller.connection.peer, None, facts), None, now, now, wanted.entries)
-        situation = self.tokens.situation(facts, preflight=caller.preflight)
-        standing = None if situation is None else caller.standings.get(situation)
-        if standing is None or not standing.begins <= now < standing.until:
+            return Remembered(facts, caller, None, wanted.entries, None)
+        if self.tokens.is_in_query(facts):
             return None
-        context = self._judged(caller, standing, request, facts)
-        decided = Remembered(context, standing.token_at, standing.begins, standing.until, wanted.entries)
-        if context.decision.allowed:
+        standing = self._standing_in(caller, facts.method, facts.target.readings, now)
+        if standing is None:
+            return None
+        decision = self._decide(caller, standing, request, facts)
+        decided = Remembered(decision, caller, standing, wanted.entries, self.form.metadata_url)
+        if decision.allowed:
             wanted.add(decided)
         return decided
+
+    def _standing_in(self, caller: Caller, method: str, readings: Sequence[str], now: float) -> Standing | None:
+        """What the caller's tokens come to where this is asked for; None where that is not known."""
+        standing = caller.standings.get(self.tokens.situation(method, readings, preflight=caller.preflight))
+        return None if standing is None or not standing.begins <= now < standing.until else standing
 
     def remember(
         self,
@@ -101,11 +128,10 @@ class Callers:
             return
         known = facts.with_headers(standing.headers)
         caller = wanted.caller or Caller(connection, known, is_preflight_head(facts))
-        situation = self.tokens.situation(facts, preflight=caller.preflight)
-        if situation is None:
-            return
+        situation = self.tokens.situation(facts.method, facts.target.readings, preflight=caller.preflight)
         # Whoever's decision something else had a part in is judged anew each time.
-        if self._judged(caller, standing, request, known) == context:
+        decision = self._decide(caller, standing, request, known)
+        if context == AuthContext(connection.peer, standing.token.principal, decision, None, self.form.metadata_url):
             caller.keep(situation, standing)
             wanted.meet(caller)
 
@@ -123,15 +149,16 @@ class Callers:
         seen = (token.seen or facts).headers
         headers = MappingProxyType({name: lines for name, lines in seen.items() if name in self.rules.headers})
         kept = TokenResult(token.principal, None, token.remove_headers, token.add_headers)
-        return Standing(kept, edits_of(kept), headers, place, window[0], min(window[1], _end(connection)))
+        attributes = Attributes(connection, facts.with_headers(headers), facts.target.path, kept.principal)
+        known, until = tuple(self.rules.read(attributes)), min(window[1], _end(connection))
+        return Standing(kept, edits_of(kept), headers, known, place, window[0], until)
 
-    def _judged(self, caller: Caller, standing: Standing, request: HttpRequest, facts: RequestFacts) -> AuthContext:
+    def _decide(self, caller: Caller, standing: Standing, request: HttpRequest, facts: RequestFacts) -> Decision:
         """By the rules, of nothing but what is known."""
         token, connection = standing.token, caller.connection
         if facts.headers is not standing.headers:
             facts = facts.with_headers(standing.headers)
-        decision = authorize(self.rules, connection, request, facts, token, edits=standing.edits)
-        return AuthContext(connection.peer, token.principal, decision, None, self.form.metadata_url)
+        return authorize(self.rules, connection, request, facts, token, edits=standing.edits)
 
 
 def _end(connection: Connection) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from ..attributes import HttpRequest, Refusal, RequestFacts, read_line, read_request
+from ..attributes import HttpRequest, Refusal, RequestFacts, plain_path, read_line, read_request
 from ..decision import Decision, Reason
-from ..resources import MeshConfig
+from ..resources import METHODS, MeshConfig
 from ._decisions import bad_request
 from ._metadata import ResourceMetadata
 
@@ -43,6 +43,12 @@ class Form:
         """The same of another request with the same header lines; None where only :meth:`read` can say."""
         facts = read_line(known, request, self.config.path_normalization, self.config.ambiguous_paths)
         return None if facts is None else self._answered(request, facts)
+
+    def read_plain(self, request: HttpRequest) -> str | None:
+        """The path of a request of which :meth:`read_line` would change and answer nothing; None where it may."""
+        if request.mount or self.metadata is not None or request.method not in METHODS:
+            return None
+        return plain_path(request.target)
 
     def _answered(self, request: HttpRequest, facts: RequestFacts | Refusal) -> RequestFacts | Decision:
         if isinstance(facts, Refusal):

@@ -22,7 +22,7 @@ from .._generations import Generations
 from .._values import quick
 from ..attributes import AuthContext, Connection, HttpRequest, RequestFacts, are_clean_lines
 from ..authn import KeySnapshot, TokenResult, secret_digest
-from ..decision import Edits
+from ..decision import Decision, Edits
 
 __all__ = ["Caller", "DecisionMemo", "Remembered", "RequestLine", "Standing", "Wanted", "find_token"]
 
@@ -43,37 +43,6 @@ TokenAt = tuple[int, int, int]
 
 
 @dataclass(slots=True, eq=False)
-class Remembered:
-    """A decision that holds for whoever finds it.
-
-    Attributes:
-        context: what was decided, and who called; without the token.
-        token_at: where the token stands; None where there is none.
-        begins: the first moment at which it holds.
-        until: the first at which it does no longer.
-        entries: with what else it was found out.
-        prepared: whatever an adapter makes of it, to make it once.
-    """
-
-    context: AuthContext
-    token_at: TokenAt | None
-    begins: float
-    until: float
-    entries: _Entries = field(repr=False)
-    prepared: Any = field(default=None, repr=False)
-
-    def told(self, values: Sequence[Any]) -> AuthContext:
-        """The context of a request that was found by these values, with its token."""
-        if self.token_at is None:
-            return self.context
-        line, start, stop = self.token_at
-        text = values[line][start:stop]
-        context = self.context
-        token = text.decode("latin-1") if isinstance(text, bytes) else text
-        return AuthContext(context.peer, context.principal, context.decision, token, context.metadata_url)
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """What a caller's tokens came to.
 
@@ -81,17 +50,21 @@ class Standing:
         token: the end user.
         edits: what the tokens change.
         headers: as the rules see them, and only those that they look at.
+        known: what the rules read of the first request.
         token_at: where the principal's token stands.
         begins: the first moment at which all this holds.
         until: the first at which it does no longer.
+        prepared: whatever an adapter makes of the edits, to make it once.
     """
 
     token: TokenResult
     edits: Edits = field(repr=False)
     headers: Mapping[str, tuple[str, ...]] = field(repr=False)
+    known: Sequence[Any] = field(repr=False)
     token_at: TokenAt | None
     begins: float
     until: float
+    prepared: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +87,44 @@ class Caller:
         """In place of what was known there."""
         if situation in self.standings or len(self.standings) < _MOST_STANDINGS:
             self.standings[situation] = standing
+
+
+@dataclass(slots=True, eq=False)
+class Remembered:
+    """A decision about a request of a known caller, which holds for all that are found to be like it.
+
+    Attributes:
+        decision: what was decided.
+        caller: who called.
+        standing: what their tokens came to; None where nobody asked for that, and nothing is to be remembered.
+        entries: with what else it was found out.
+        metadata_url: as the context says it.
+        prepared: whatever an adapter makes of it, to make it once.
+    """
+
+    decision: Decision
+    caller: Caller
+    standing: Standing | None
+    entries: _Entries = field(repr=False)
+    metadata_url: str | None
+    prepared: Any = field(default=None, repr=False)
+
+    def told(self, values: Sequence[Any]) -> AuthContext:
+        """The context of a request that was found by these values, with its token."""
+        standing, peer = self.standing, self.caller.connection.peer
+        if standing is None:
+            return AuthContext(peer, None, self.decision)
+        token = None
+        if standing.token_at is not None:
+            line, start, stop = standing.token_at
+            text = values[line][start:stop]
+            token = text.decode("latin-1") if isinstance(text, bytes) else text
+        return AuthContext(peer, standing.token.principal, self.decision, token, self.metadata_url)
+
+    def holds(self, now: float) -> bool:
+        """Whether the tokens that it was made of do."""
+        standing = self.standing
+        return standing is not None and standing.begins <= now < standing.until
 
 
 @quick
@@ -268,14 +279,14 @@ class DecisionMemo:
         self._missed = 0
         place = (caller, line)
         found = entries.decisions.young.get(place) or entries.decisions.find(place)
-        if found is not None and found.begins <= now < found.until:
+        if found is not None and found.holds(now):
             return found
         return Wanted(self, key, line, shape.counting, caller, entries)
 
     def holds(self, found: Remembered, keys: KeySnapshot, now: float) -> bool:
         """Whether a request that is the same in all would be told the same once more."""
         entries = found.entries
-        return entries is self._entries and entries.keys is keys and found.begins <= now < found.until
+        return entries is self._entries and entries.keys is keys and found.holds(now)
 
     def _new(self, key: _Key, line: RequestLine, shape: _Shape, values: _Values, entries: _Entries) -> Wanted | None:
         long = shape.length(values) > _LONGEST_VALUES
