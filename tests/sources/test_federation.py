@@ -331,6 +331,20 @@ def test_a_hint_that_is_too_low_is_not_followed(server: _Server, bundle: X509Bun
     assert len(server.heard) == 1
 
 
+def test_a_hint_that_is_too_high_is_not_followed(server: _Server, bundle: X509Bundle, tmp_path: Path) -> None:
+    """A partner that said ten years once is still asked each day: what it withdraws is seen."""
+    server.say(document(bundle, hint=10 * 365 * 86_400))
+    kept = bootstrapped(server, tmp_path, bundle)
+    kept.bundle()
+    until(lambda: kept.keeper.status()["federation"][0]["age"] is not None)
+    kept.now += 0.89 * 86_400
+    kept.bundle()
+    assert len(server.heard) == 1
+    kept.now += 0.11 * 86_400 + 1
+    kept.bundle()
+    until(lambda: len(server.heard) == 2)
+
+
 SEQUENCES = [(5, 4, False), (5, 5, True), (5, 6, True), (5, None, True), (None, 1, True)]
 
 
