@@ -152,6 +152,13 @@ def test_a_public_key_is_no_shared_secret(secret: bytes) -> None:
             parse({"kty": "oct", "alg": algorithm, "k": encode(secret)}, allow_symmetric=True)
 
 
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_the_public_half_is_public(algorithm: str) -> None:
+    """What signs is published without what it signs with."""
+    members = {"kty", "kid", "use", "alg", "n", "e", "crv", "x", "y"}
+    assert signing_key(algorithm).public_jwk().keys() <= members
+
+
 def test_private_members_are_not_read() -> None:
     """A set that was published with its private halves still only verifies."""
     key = SigningKey.generate("ES256", kid="leaked")
