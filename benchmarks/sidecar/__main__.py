@@ -83,12 +83,14 @@ def check(made: Mapping[str, Way], generator: Generator, request: Mapping[str, s
 
 def measure(made: Mapping[str, Way], generator: Generator, request: str, *, fresh: bool) -> None:
     """Each way in turn, some rounds; what one round does to the machine, it does to all of them."""
-    rows = [(name, f"{lines} connections", lines) for lines in (16, 64) for name in (BARE, PAIR, OURS)]
-    rows += [(name, "a new connection each", 0) for name in made] if fresh else []
+    numbered = request.removesuffix("\r\n") + "x-request-id: {number}\r\n\r\n"
+    rows = [(name, f"{lines} connections", lines, request) for lines in (16, 64) for name in (BARE, PAIR, OURS)]
+    rows += [(name, "16, each with an ID", 16, numbered) for name in (BARE, PAIR, OURS)]
+    rows += [(name, "a new connection each", 0, request) for name in made] if fresh else []
     for number in range(ROUNDS + 1):  # the first one warms up
-        for name, row, lines in rows:
+        for name, row, lines, text in rows:
             seconds = SECONDS if number else 0.3
-            run = _measured(made[name], generator, request, lines, seconds)
+            run = _measured(made[name], generator, text, lines, seconds)
             if number:
                 made[name].runs.setdefault(row, []).append(run)
 

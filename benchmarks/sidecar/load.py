@@ -25,6 +25,7 @@ from meshsec import Mesh
 __all__ = ["main"]
 
 _LENGTH: Final = b"content-length: "
+_NUMBER: Final = b"{number}"  # in a request: each has its own
 _WAIT: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -56,6 +57,7 @@ class Load:
     wrong: int = 0
     _poll: select.epoll = field(default_factory=select.epoll)
     _sources: Iterator[int] = field(default_factory=count)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     def open(self, connections: int) -> None:
         """Connect them all, handshakes included."""
@@ -103,7 +105,7 @@ class Load:
         """Whether the answer is complete."""
         if not line.sent:
             _shake_hands(line)
-            line.socket.send(self.request)
+            line.socket.send(self._next())
             line.sent = True
             self._poll.modify(line.socket.fileno(), select.EPOLLIN)
             return False
@@ -123,8 +125,12 @@ class Load:
 
     def _ask(self, line: Line) -> None:
         line.began = time.perf_counter()
-        line.socket.send(self.request)
+        line.socket.send(self._next())
         line.sent = True
+
+    def _next(self) -> bytes:
+        numbered = _NUMBER in self.request
+        return self.request.replace(_NUMBER, b"%08d" % next(self._numbers)) if numbered else self.request
 
     def _replace(self, line: Line) -> None:
         self._drop(line)
