@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import pytest
 
 from meshsec import AuthContext, Mesh, MeshConfig, Workload
 from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
+from meshsec.policy import Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
 from meshsec.testing import TestIssuer
@@ -286,3 +288,32 @@ def test_no_token_is_shown(service: Service) -> None:
         service.transport.note_last(None)
         service.ask()
         assert service.transport.last is not last
+
+
+def _remembered() -> int:
+    """How many decisions anybody keeps."""
+    return sum(type(one) is Remembered for one in gc.get_objects())
+
+
+def test_a_quiet_connection_keeps_nothing_but_its_own_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all else is forgotten it is gone at once, though nobody collects garbage; and this with the connection."""
+    service = Service(monkeypatch, OPEN)
+    service.adds = False
+    others = [request(path=f"/{number}", raw_path=b"/%d" % number) for number in range(9)]
+    gc.collect()
+    gc.disable()
+    try:
+        before = _remembered()
+        with service.mesh:
+            for scope in [request()] * OFTEN + others * 3 + [request()] * OFTEN:
+                service.ask({**scope})
+            assert not service.is_looked_up()
+            service.got.clear()
+            assert _remembered() - before == 1 + len(others)
+            service.mesh._keys._publish()
+            service.ask(transport=Transport())
+            assert _remembered() - before == 1
+            service.transport = Transport()
+            assert _remembered() == before
+    finally:
+        gc.enable()

@@ -67,7 +67,7 @@ class Callers:
             return None
         details = partial(self.rules.explain_line, standing.known, request.method, path)
         decision = by_verdict(verdict, Outcome.ALLOW, "", details, standing.edits)
-        decided = Remembered(decision, caller, standing, wanted.entries, None)
+        decided = Remembered(decision, caller, standing, wanted.entries.era, None)
         wanted.add(decided)
         return decided
 
@@ -76,14 +76,14 @@ class Callers:
         if facts is None:
             return None
         if isinstance(facts, Decision):
-            return Remembered(facts, caller, None, wanted.entries, None)
+            return Remembered(facts, caller, None, wanted.entries.era, None)
         if self.tokens.is_in_query(facts):
             return None
         standing = self._standing_in(caller, facts.method, facts.target.readings, now)
         if standing is None:
             return None
         decision = self._decide(caller, standing, request, facts)
-        decided = Remembered(decision, caller, standing, wanted.entries, self.form.metadata_url)
+        decided = Remembered(decision, caller, standing, wanted.entries.era, self.form.metadata_url)
         if decision.allowed:
             wanted.add(decided)
         return decided

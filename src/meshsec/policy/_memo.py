@@ -97,7 +97,7 @@ class Remembered:
         decision: what was decided.
         caller: who called.
         standing: what their tokens came to; None where nobody asked for that, and nothing is to be remembered.
-        entries: with what else it was found out.
+        era: with what else it was found out; a mark alone, so that who keeps this does not keep all of that.
         metadata_url: as the context says it.
         prepared: whatever an adapter makes of it, to make it once.
     """
@@ -105,7 +105,7 @@ class Remembered:
     decision: Decision
     caller: Caller
     standing: Standing | None
-    entries: _Entries = field(repr=False)
+    era: object = field(repr=False)
     metadata_url: str | None
     prepared: Any = field(default=None, repr=False)
 
@@ -212,9 +212,10 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entries:
-    """What was found out with one snapshot of the keys."""
+    """What was found out with one snapshot of the keys, and what tells it from the rest."""
 
     keys: KeySnapshot
+    era: object = field(default_factory=object)
     callers: Generations[_Key, Caller] = field(default_factory=lambda: Generations(_MOST))
     decisions: Generations[_Key, Remembered] = field(default_factory=lambda: Generations(_MOST))
 
@@ -285,8 +286,8 @@ class DecisionMemo:
 
     def holds(self, found: Remembered, keys: KeySnapshot, now: float) -> bool:
         """Whether a request that is the same in all would be told the same once more."""
-        entries = found.entries
-        return entries is self._entries and entries.keys is keys and found.holds(now)
+        entries = self._entries
+        return found.era is entries.era and entries.keys is keys and found.holds(now)
 
     def _new(self, key: _Key, line: RequestLine, shape: _Shape, values: _Values, entries: _Entries) -> Wanted | None:
         long = shape.length(values) > _LONGEST_VALUES
