@@ -42,18 +42,17 @@ class TokenCache:
 
     def find(self, text: str, profile: TokenProfile, now: float) -> VerifiedToken | None:
         """The token, if it held for this very profile and its times hold now."""
+        if len(text) > _LONGEST or not text.isascii():  # no token is
+            return None
         # Python's own hash says that most are not here; only of one that may be it is more asked.
-        entry = self._entries.find(hash(text)) if len(text) <= _LONGEST else None
-        if entry is None or entry.profile is not profile or entry.proof != _proof(text):
+        key, entries = hash(text), self._entries
+        entry = entries.young.get(key) or entries.find(key)
+        if entry is None or entry.profile is not profile or entry.proof != secret_proof(text.encode()):
             return None
         return entry.token if entry.begins <= now <= entry.ends else None
 
     def add(self, text: str, profile: TokenProfile, token: VerifiedToken) -> None:
         """Remember a token that was verified just now, if it was before."""
-        if len(text) <= _LONGEST and not self._entries.is_new(hash(text)):
-            entry = _Entry(_proof(text), token, profile, *profile.lifetime(token.claims))
+        if len(text) <= _LONGEST and text.isascii() and not self._entries.is_new(hash(text)):
+            entry = _Entry(secret_proof(text.encode()), token, profile, *profile.lifetime(token.claims))
             self._entries.keep(hash(text), entry)
-
-
-def _proof(text: str) -> Hashable:
-    return secret_proof(text.encode("utf-8", "surrogatepass"))
