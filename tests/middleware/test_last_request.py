@@ -14,33 +14,10 @@ from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
 from meshsec.policy import Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
-from meshsec.testing import TestIssuer
+from middleware.remembering import CLOSED, ISSUER, POLICIES
 
-ISSUER: Final = TestIssuer()
 TOKEN: Final = ISSUER.token(nbf=1_000_000_000)
 OTHER_TOKEN: Final = ISSUER.token(sub="bob")
-POLICIES: Final = f"""
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {{name: users}}
-spec:
-  jwtRules:
-  - issuer: {ISSUER.issuer}
-    jwks: '{ISSUER.jwks}'
-    fromHeaders: [{{name: x-token}}]
-    outputClaimToHeaders: [{{header: x-user, claim: sub}}]
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: users}}
-spec: {{rules: [{{from: [{{source: {{requestPrincipals: ["*"]}}}}], to: [{{operation: {{notPaths: [/closed]}}}}]}}]}}
-"""
-CLOSED: Final = """
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: nobody}
-spec: {}
-"""
 OPEN: Final = CLOSED.replace("{}", "{rules: [{}]}")
 # Caller and line are known after four requests; the next two show that they are the same, and what may not change.
 OFTEN: Final = 6
@@ -154,7 +131,7 @@ def _header(place: int, name: bytes, value: bytes) -> dict[str, Any]:
 
 CHANGES: Final[dict[str, dict[str, Any]]] = {
     "method": {"method": "POST"},
-    "path": {"path": "/b", "raw_path": b"/b"},
+    "path": {"path": "/ws", "raw_path": b"/ws"},
     "a path that may not": {"path": "/closed", "raw_path": b"/closed"},
     "only the raw path": {"raw_path": b"/a"},
     "no raw path": {"raw_path": None},

@@ -13,32 +13,9 @@ from meshsec.middleware import Transport
 from meshsec.policy import DecisionMemo, Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
-from meshsec.testing import TestIssuer
+from middleware.remembering import CLOSED, ISSUER, POLICIES
 
-ISSUER = TestIssuer()
 TOKEN = ISSUER.token()
-POLICIES = f"""
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {{name: users}}
-spec:
-  jwtRules:
-  - issuer: {ISSUER.issuer}
-    jwks: '{ISSUER.jwks}'
-    fromHeaders: [{{name: x-token}}]
-    outputClaimToHeaders: [{{header: x-user, claim: sub}}]
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: users}}
-spec: {{rules: [{{from: [{{source: {{requestPrincipals: ["*"]}}}}], to: [{{operation: {{paths: [/a, /ws]}}}}]}}]}}
-"""
-CLOSED = """
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: nobody}
-spec: {}
-"""
 # A caller is known when one came twice, a request line when it came twice since.
 WARM = 4
 LINES = [("Host", "web.prod"), ("X-Token", TOKEN), ("X-Request-Id", "{}"), ("x-user", "root"), ("accept", "*/*")]
