@@ -288,7 +288,19 @@ _RULES: Final = {
     "check": "action: CUSTOM\n  provider: {name: asked}\n  rules: [{to: [{operation: {paths: [/a, /b]}}]}]",
     "nobody": "{}",
 }
-RULES: Final = {name: f"kind: AuthorizationPolicy\nspec:\n  {text}" for name, text in _RULES.items()}
+_TRIALS: Final = {
+    "on trial": "action: DENY\n  rules: [{to: [{operation: {methods: [GET], notPaths: [/b, '/a/*']}}]}]",
+    "an ALLOW on trial": "rules: [{to: [{operation: {paths: ['/a*']}}], "
+    "when: [{key: 'request.headers[x-user]', values: [alice]}]}]",
+}
+RULES: Final = {
+    **{name: f"kind: AuthorizationPolicy\nspec:\n  {text}" for name, text in _RULES.items()},
+    **{
+        name: f"kind: AuthorizationPolicy\nmetadata: {{name: trial-{number}, annotations: "
+        f"{{istio.io/dry-run: 'true'}}}}\nspec:\n  {text}"
+        for number, (name, text) in enumerate(_TRIALS.items())
+    },
+}
 NOTHING: Final = "kind: PeerAuthentication\nmetadata: {name: other}\nspec: {selector: {matchLabels: {app: other}}}"
 
 SETTINGS: Final = {
@@ -649,7 +661,9 @@ def test_a_mesh_that_remembers_answers_as_one_that_does_not(data: st.DataObject)
             if event is not None:
                 world.step(*event)
             pool = [usual, *(changed(usual, random) for _ in range(20))]
-            for ask in [*[usual] * OFTEN, *random.choices(pool, k=40), *[usual] * OFTEN]:
+            # Some come several times in a row, as a connection's requests do.
+            others = [ask for ask in random.choices(pool, k=16) for _ in range(random.choice((1, 1, 3, 5)))]
+            for ask in [*[usual] * OFTEN, *others, *[usual] * OFTEN]:
                 compare(world, ask, log)
 
 

@@ -267,6 +267,27 @@ def test_no_token_is_shown(service: Service) -> None:
         assert service.transport.last is not last
 
 
+NEXT: Final[dict[str, dict[str, Any]]] = {
+    "refused": CHANGES["a path that may not"],
+    "no token": _header(1, b"x-token", b"junk"),
+    "not asked for before": CHANGES["path"],
+    "of a new caller": CHANGES["token"],
+    "that nobody remembers": CHANGES["none"],
+}
+
+
+@pytest.mark.parametrize("times", [1, OFTEN])
+@pytest.mark.parametrize("change", NEXT)
+def test_a_token_is_kept_until_the_next_request_and_no_longer(change: str, times: int, service: Service) -> None:
+    """Whatever becomes of that: where nothing is remembered of it, there is no last request."""
+    service.transport.note_last(None)
+    for _ in range(times):
+        service.ask()
+    assert service.transport.last is not None
+    service.ask(request(**NEXT[change]))
+    assert service.transport.last is None
+
+
 def _remembered() -> int:
     """How many decisions anybody keeps."""
     return sum(type(one) is Remembered for one in gc.get_objects())

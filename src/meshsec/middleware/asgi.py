@@ -106,6 +106,8 @@ class MeshMiddleware:
             if transport is not None and transport.found is not None:
                 self._note(transport, scope, found, changed)
         else:
+            if transport is not None and transport.last is not None:
+                transport.note_last(None)  # it may hold a token, and is the last request no more
             context, prepared = await self._judge(connection, scope, (names, values), found)
             if prepared is None:
                 await self._refuse(context, connection, (scope, receive, send))
