@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from meshsec import AuthContext, Mesh, MeshConfig, Workload
+from meshsec import AuthContext, Connection, Mesh, MeshConfig, Workload
 from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
 from meshsec.policy import Remembered
 from meshsec.resources import parse
@@ -288,9 +288,9 @@ def test_a_token_is_kept_until_the_next_request_and_no_longer(change: str, times
     assert service.transport.last is None
 
 
-def _remembered() -> int:
-    """How many decisions anybody keeps."""
-    return sum(type(one) is Remembered for one in gc.get_objects())
+def _remembered(connection: Connection) -> int:
+    """How many decisions about its requests anybody keeps."""
+    return sum(type(one) is Remembered and one.caller.connection is connection for one in gc.get_objects())
 
 
 def test_a_quiet_connection_keeps_nothing_but_its_own_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,17 +301,17 @@ def test_a_quiet_connection_keeps_nothing_but_its_own_last_request(monkeypatch: 
     gc.collect()
     gc.disable()
     try:
-        before = _remembered()
         with service.mesh:
             for scope in [request()] * OFTEN + others * 3 + [request()] * OFTEN:
                 service.ask({**scope})
             assert not service.is_looked_up()
             service.got.clear()
-            assert _remembered() - before == 1 + len(others)
+            connection = service.mesh.connection(service.transport)
+            assert _remembered(connection) == 1 + len(others)
             service.mesh._keys._publish()
             service.ask(transport=Transport())
-            assert _remembered() - before == 1
+            assert _remembered(connection) == 1
             service.transport = Transport()
-            assert _remembered() == before
+            assert _remembered(connection) == 0
     finally:
         gc.enable()
