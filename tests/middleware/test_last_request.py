@@ -210,6 +210,14 @@ def test_it_ends_with_all_that_it_was_made_of(end: str, service: Service, monkey
     assert service.is_looked_up()
 
 
+def test_it_ends_with_the_policy_though_another_connection_met_the_newer_one_first(service: Service) -> None:
+    """By then that one's memo is of the same keys."""
+    assert not service.is_looked_up()
+    _newer_policy(service)
+    assert service.ask(transport=Transport()) == 403
+    assert service.ask() == 403
+
+
 @pytest.mark.parametrize("turns", [OFTEN, OFTEN + 1])
 def test_a_request_between_is_the_last_one(turns: int, service: Service) -> None:
     """Two that take turns are looked up every time; one that comes twice again is not, from the third time on."""
