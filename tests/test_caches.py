@@ -535,7 +535,8 @@ _events = st.one_of(
 def _told(context: AuthContext) -> tuple[Any, ...]:
     principal = context.principal
     who = principal and (principal.issuer, principal.subject, dict(principal.claims))
-    return context.peer, who, context.decision, context.decision.explain(), context.token
+    told = context.token, context.metadata_url
+    return context.peer, who, context.decision, context.decision.explain(), told
 
 
 def over_asgi(mesh: Mesh, ask: Ask, transport: Transport | None) -> list[Any]:

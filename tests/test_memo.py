@@ -379,11 +379,15 @@ def test_a_known_caller_is_told_whose_tokens_are_taken() -> None:
     door = Door(policy)
     for _ in range(3):
         assert door.ask(PLAIN, request(bearer()), KEYS, NOW).decision.allowed
+    another = request(bearer(), target="/open")
+    found = door.ask(PLAIN, another, KEYS, NOW)
+    assert found == policy.judge(PLAIN, another, KEYS, now=NOW)
+    assert found.metadata_url == "https://web.prod/.well-known/oauth-protected-resource"
     told = door.ask(PLAIN, request(bearer(), target="/.well-known/oauth-protected-resource"), KEYS, NOW)
     assert (told.decision.reason, told.decision.status) == (Reason.RESOURCE_METADATA, 200)
     other = door.ask(PLAIN, request(bearer(), target="/.well-known/oauth-protected-resourcf"), KEYS, NOW)
     assert other.decision.status == 403
-    assert door.known == 3
+    assert door.known == 4
 
 
 def test_a_host_in_a_target_is_not_its_callers() -> None:
