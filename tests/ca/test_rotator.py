@@ -6,7 +6,6 @@ import errno
 import logging
 import shutil
 import ssl
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from meshsec.sources import FileIdentity
 from meshsec.spiffe import SpiffeId, X509BundleSet, X509Svid, verify_x509_svid
 from meshsec.tls import StaticMaterial, authorize_one_of, client_context, server_context
 from pki import NOW, TestCA, key_pem, pem
+from threadless import no_more_threads
 
 DAY, HOUR = 86_400, 3600
 TD = "td.example"
@@ -71,15 +71,11 @@ def test_every_account_gets_istios_three_files(world: World) -> None:
     assert f"{svid.serial:x}" in {item.serial for item in world.authority.issued() if item.requester == "rotator"}
 
 
-def test_no_thread_to_be_had_is_a_failed_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_to_be_had_is_a_failed_sweep(tmp_path: Path) -> None:
     """At a process's limit of threads the authority goes on; what was issued is stored by the next sweep."""
 
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     world = World(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
+    with no_more_threads():
         assert world.sweep().failed == {"": "can't start new thread"}
     assert world.sweep().issued.keys() == {str(WEB), str(CART)}
     assert len(list(world.authority.issued())) == 2

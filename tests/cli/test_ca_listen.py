@@ -28,6 +28,7 @@ from meshsec.cli import main
 from meshsec.errors import ConfigError, IssuanceError, KeysUnavailableError, MeshsecError, SvidError
 from meshsec.sources import IdentityKeeper, endpoint_id
 from meshsec.spiffe import X509Svid, check_leaf
+from threadless import no_more_threads
 from tokens import signing_key
 from waiting import PATIENCE, until
 
@@ -303,22 +304,15 @@ def test_an_authority_that_is_away_is_asked_less_and_less_often(world: World) ->
     assert source.read(time.time()).svid.id == WEB
 
 
-def test_at_the_limit_of_threads_it_is_asked_less_often_too(
-    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_the_limit_of_threads_it_is_asked_less_often_too(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """What waits for an answer needs one: without, one line says so, and the last good identity serves."""
-    keeper, now, attempts = IdentityKeeper(world.identity(renewal=None), expected=WEB), time.time(), []
+    keeper, now = IdentityKeeper(world.identity(renewal=None), expected=WEB), time.time()
     keeper.load(now)
     before = keeper.material.current()
 
-    def no_more(thread: threading.Thread) -> None:
-        attempts.append(thread)
-        raise RuntimeError("can't start new thread")
-
     caplog.clear()
     world.clock += 60
-    with monkeypatch.context() as limited:
-        limited.setattr(threading.Thread, "start", no_more)
+    with no_more_threads() as attempts:
         for _ in range(31):
             world.clock += 1
             keeper.refresh(now + 0.6 * HOUR)

@@ -14,7 +14,7 @@ from meshsec.middleware import TRANSPORT_KEY, Transport, current_context
 from meshsec.policy import Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
-from middleware.remembering import CLOSED, ISSUER, POLICIES
+from middleware.remembering import CLOSED, ISSUER, POLICIES, Scope, scope_of
 
 TOKEN: Final = ISSUER.token(nbf=1_000_000_000)
 OTHER_TOKEN: Final = ISSUER.token(sub="bob")
@@ -29,23 +29,11 @@ HEADERS: Final = [
     (b"accept", b"*/*"),
 ]
 
-Scope = dict[str, Any]
-
 
 def request(**changes: Any) -> Scope:
-    """A scope as uvicorn makes it; bytes and lists that nobody else has."""
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/x/../a",
-        "raw_path": b"/x/../a",
-        "query_string": b"q=1",
-        "root_path": "",
-        "scheme": "http",
-        "headers": [(bytes(bytearray(name)), bytes(bytearray(value))) for name, value in HEADERS],
-        **changes,
-    }
-    return {key: value for key, value in scope.items() if value is not None}
+    """One of bytes and lists that nobody else has, over plaintext."""
+    headers = [(bytes(bytearray(name)), bytes(bytearray(value))) for name, value in HEADERS]
+    return scope_of(**{"headers": headers, "scheme": "http", **changes})
 
 
 class Service:

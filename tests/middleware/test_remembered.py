@@ -13,7 +13,7 @@ from meshsec.middleware import Transport
 from meshsec.policy import DecisionMemo, Remembered
 from meshsec.resources import parse
 from meshsec.sources import PolicyVersion
-from middleware.remembering import CLOSED, ISSUER, POLICIES
+from middleware.remembering import CLOSED, ISSUER, POLICIES, scope_of
 
 TOKEN = ISSUER.token()
 # A caller is known when one came twice, a request line when it came twice since.
@@ -57,19 +57,7 @@ def over_asgi(mesh: Mesh, number: int, **changes: Any) -> dict[str, Any] | int:
         return {"type": "websocket.connect"}
 
     headers = [(name.encode(), value.format(number).encode()) for name, value in changes.pop("lines", LINES)]
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/x/../a",
-        "raw_path": b"/x/../a",
-        "query_string": b"q=1",
-        "root_path": "",
-        "scheme": "https",
-        "headers": headers,
-        "state": {},
-        **changes,
-    }
-    given = {key: value for key, value in scope.items() if value is not None}
+    given = scope_of(headers, **{"state": {}, **changes})
     asyncio.run(mesh.asgi(app)(given, receive, send))
     return seen[0]
 

@@ -17,6 +17,7 @@ from meshsec import Mesh, MeshConfig, Workload
 from meshsec.errors import ConfigError, SvidError
 from meshsec.servers.probes import ProbeListener, is_ready, listen
 from meshsec.sources import Identity
+from threadless import no_more_threads
 from world import World
 
 
@@ -108,17 +109,12 @@ def test_a_path_that_could_never_match_is_refused(path: str, mesh: Mesh) -> None
         listen(mesh, port=0, checks={})
 
 
-def test_a_listener_without_a_thread_leaves_nothing_open(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_without_a_thread_leaves_nothing_open(mesh: Mesh) -> None:
     """Else probes would connect to a port at which nobody ever answers."""
 
-    def no_more(_: Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     port = free_port()
-    with monkeypatch.context() as limited:
-        limited.setattr(Thread, "start", no_more)
-        with pytest.raises(RuntimeError) as held:
-            listen(mesh, port=port, host="127.0.0.1")
+    with no_more_threads(), pytest.raises(RuntimeError) as held:
+        listen(mesh, port=port, host="127.0.0.1")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=20)
     assert held.value.args  # so long the listener that failed is not collected

@@ -27,6 +27,7 @@ from meshsec.sources._bundle_endpoint import MAX_REDIRECTS, fetch_bundle
 from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509BundleSet, X509Svid, write_bundle
 from meshsec.tls import StaticMaterial, authorize_id, client_context, load_svid
 from pki import NOW, TestCA
+from threadless import no_more_threads
 from waiting import until
 from world import World, serve
 
@@ -477,17 +478,11 @@ def test_a_file_that_is_being_written_is_waited_for(bundle: X509Bundle, tmp_path
     assert kept.bundle() == X509Bundle(TD, [first.certificate])
 
 
-def test_no_thread_is_a_failed_fetch(
-    server: _Server, bundle: X509Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_thread_is_a_failed_fetch(server: _Server, bundle: X509Bundle, tmp_path: Path) -> None:
     """At a process's limit of threads; it is tried again an interval later, and our own identity goes on."""
 
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     kept = bootstrapped(server, tmp_path, bundle)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
+    with no_more_threads():
         assert kept.bundle() == bundle
         assert "new thread" in kept.failure()
     kept.now += 300

@@ -19,6 +19,7 @@ from meshsec.resources import IssuerConfig, KeysConfig
 from meshsec.sources import _keys
 from meshsec.sources._fetch import FetchResult
 from meshsec.sources._keys import KeyStore
+from threadless import no_more_threads
 from tokens import jwks, key_set, signing_key
 from waiting import until
 
@@ -508,15 +509,11 @@ def test_a_store_without_sources_starts_no_thread() -> None:
     store.close()
 
 
-def test_no_thread_to_be_had_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_to_be_had_is_a_failed_fetch() -> None:
     """The process is at its limit: the source is not stuck, and nobody waits."""
     world = World()
 
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+    with no_more_threads():
         world.store.wait(NEED)
     assert world.state() == KeyState(None, fetchable=False)
     assert world.store.status()[0]["last_error"] == "can't start new thread"
@@ -530,11 +527,7 @@ def test_a_background_that_cannot_begin_is_tried_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(_keys, "_TICK", 0.01)
     world = World()
 
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+    with no_more_threads():
         with pytest.raises(RuntimeError, match="new thread"):
             world.store.start()
         world.store.replace([SOURCE, OTHER])

@@ -33,6 +33,7 @@ from meshsec.sources._workload_api_wire import CallError, Code
 from meshsec.spiffe import SpiffeId, TrustDomain, X509Bundle, X509BundleSet, X509Svid, verify_jwt_svid
 from meshsec.tls import StaticMaterial, authorize_id, client_context, server_context
 from pki import TestCA
+from threadless import no_more_threads
 from waiting import until
 from wire import shake_hands, wired
 
@@ -762,15 +763,11 @@ def test_a_thread_that_broke_goes_on(
 
 
 def test_a_thread_that_cannot_begin_is_tried_again(
-    agent: Agent, keeper: IdentityKeeper, authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, keeper: IdentityKeeper, authority: CertificateAuthority
 ) -> None:
     """At a process's limit of threads, when the next look is taken: nothing else would ever renew the identity."""
 
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
+    with no_more_threads():
         assert "new thread" in failure(keeper)
     serving(agent, keeper, authority)
 

@@ -107,7 +107,7 @@ def method_of_line(method: str, _path: str) -> str:
 
 def path(attributes: Attributes) -> tuple[str, str]:
     """The path, and its percent-decoding, by which two spellings are compared."""
-    return attributes.path, decode_path(attributes.path)
+    return path_of_line(attributes.facts.method, attributes.path)
 
 
 def path_of_line(_method: str, path: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from .. import tls
 from ..attributes import Connection, PeerIdentity
@@ -50,7 +50,7 @@ class Evidence:
         if transport is None:
             return _UNKNOWN
         known = transport.found
-        if isinstance(known, _Known) and self.holds(known, time.time()):
+        if self.holds(known, time.time()):
             return known.connection
         material = None if self.material is None else self.material.current()
         verified = self._verified(transport)
@@ -71,7 +71,7 @@ class Evidence:
             transport.note(_Known(self, material, ends, connection))
         return connection
 
-    def holds(self, known: object, now: float) -> bool:
+    def holds(self, known: object, now: float) -> TypeGuard[_Known]:
         """Whether what was found out about a connection is what would be found out now."""
         source = self.material
         return (
